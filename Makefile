@@ -1,0 +1,70 @@
+# All set-up happens here: a target installs what it needs, once. `make` alone prints this help.
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PLUGINS := $(wildcard plugins/*)
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+EDITABLE := $(foreach package,. $(PLUGINS),-e $(package))
+
+INPUT ?=
+ONCE ?=
+ARGS ?=
+
+.DEFAULT_GOAL := help
+
+.PHONY: help
+help: ## Show what there is
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+	@echo "  Variables: INPUT=DIR ONCE=1 (run), ARGS='…' (test, bench: passed on to pytest or the benchmark)"
+
+$(VENV)/run.stamp: requirements/run.txt pyproject.toml $(wildcard plugins/*/pyproject.toml)
+	$(PYTHON) -c 'import sys; sys.exit("ApexStream needs Python 3.11 or newer, this is " + sys.version.split()[0]) if sys.version_info < (3, 11) else None'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(PIP) install --require-hashes -r requirements/run.txt
+	$(PIP) install --no-deps --no-build-isolation $(EDITABLE)
+	@touch $@
+
+$(VENV)/dev.stamp: requirements/dev.txt $(VENV)/run.stamp
+	$(PIP) install --require-hashes -r requirements/dev.txt
+	@touch $@
+
+.PHONY: install
+install: $(VENV)/run.stamp ## Install ApexStream and its plugins into .venv
+
+.PHONY: page
+page: $(VENV)/run.stamp ## Build the web page (again only if its sources changed)
+	@$(BIN)/python services/web/build.py
+
+.PHONY: run
+run: page ## Start everything, analyse INPUT, show the chunks, serve until Ctrl-C (ONCE=1: until the stream is complete)
+	@$(BIN)/apexstream up $(if $(ONCE),--once) --run corpus analyze -p path="$${INPUT:-$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("stdlib"))')}"
+
+.PHONY: test
+test: $(VENV)/dev.stamp page ## Unit, contract and integration tests, on the embedded broker
+	$(BIN)/pytest $(ARGS)
+
+.PHONY: test-container
+test-container: $(VENV)/dev.stamp page ## The same tests on a container of apache/kafka (APEX_TEST_KAFKA_IMAGE)
+	APEX_TEST_KAFKA=testcontainers $(BIN)/pytest $(ARGS)
+
+.PHONY: test-page
+test-page: $(VENV)/dev.stamp page ## The page in headless Chromium (chromium and chromium-driver on PATH)
+	$(BIN)/pytest -m page tests/e2e $(ARGS)
+
+.PHONY: lint
+lint: $(VENV)/dev.stamp ## Style, types, import contracts
+	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports
+
+.PHONY: bench
+bench: $(VENV)/dev.stamp ## Benchmarks: ratios of paired runs on this machine
+	$(BIN)/python -m tests.bench $(ARGS)
+
+.PHONY: lock
+lock: ## Pin and hash the requirements again (needs uv)
+	uv pip compile -q --generate-hashes --universal --python-version 3.11 --no-header --no-annotate pyproject.toml requirements/build.in --extra all --extra web-build -o requirements/run.txt
+	uv pip compile -q --generate-hashes --universal --python-version 3.11 --no-header --no-annotate pyproject.toml requirements/build.in --extra all --extra web-build --group test -o requirements/dev.txt
+
+.PHONY: clean
+clean: ## Remove what was built here (not the broker's data)
+	rm -rf $(VENV) services/web/node_modules services/web/*/node_modules services/apexstream/gateway/page

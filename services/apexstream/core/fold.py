@@ -1,0 +1,126 @@
+"""The fold: turns the raw log of a stream into its clean content, the same way for every reader.
+
+Feed it every run of one stream in log order. It decides which chunks count; nothing else in the platform does.
+The rules, and the failure each one prevents:
+
+* A **claim** with a higher attempt kills every older attempt from its place in the log on, so a zombie's late writes
+  are dead for all readers alike. Of two claims of one number the first in the log wins.
+* After a claim, nothing counts until its writer says where the stream goes on (``first_seq`` of the claim itself, or
+  of the **resume** that follows it). That place is the next seq (no rewind), the last checkpoint, or 0.
+* A run counts only from the holder of the newest claim, at the next seq, and chained to the run before it.
+* A closed stream takes nothing more.
+
+The state is bounded: it holds no chunk, and the last checkpoint only.
+"""
+
+from dataclasses import dataclass
+from enum import Enum, auto
+
+from apexstream.core.chunk import FROM_UNKNOWN, GENESIS, ChunkRun, Kind, chain
+
+
+class Verdict(Enum):
+    """What a run did to the stream."""
+
+    ACCEPTED = auto()  # its chunks are the next ones of the stream
+    CLAIMED = auto()  # a new attempt took over; nothing visible changed yet
+    RESUMED = auto()  # the attempt goes on at the next seq; nothing visible changed
+    REWOUND = auto()  # the attempt goes on earlier: viewers forget everything from ``seq`` on
+    DEAD = auto()  # written by an attempt that had lost the stream, or after its end: normal after a crash, ignored
+    VIOLATION = auto()  # breaks a rule that a correct writer keeps: ignored, and counted as an alarm
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """``verdict``, the ``seq`` it applies to (first accepted seq, or where the stream goes on), and for a violation why."""
+
+    verdict: Verdict
+    seq: int = 0
+    reason: str = ""
+
+
+_CLAIMED = Outcome(Verdict.CLAIMED)
+_DEAD = Outcome(Verdict.DEAD)
+
+
+@dataclass(slots=True)
+class StreamFold:
+    """The state of one stream: what is next, who may write it, and the last place it can be resumed from."""
+
+    next_seq: int = 0
+    hash: bytes = GENESIS  # of the last accepted run
+    attempt: int = 0
+    writer: str = ""
+    fenced: bool = False  # claimed, and not yet said where the attempt goes on
+    closed: Kind | None = None
+    checkpoint: bytes | None = None
+    checkpoint_seq: int = 0  # the seq after the last chunk that the checkpoint covers
+    checkpoint_hash: bytes = GENESIS
+
+    def apply(self, run: ChunkRun) -> Outcome:
+        """Fold one run in and say what became of it. Never raises for anything that a log can hold."""
+        if self.closed is not None:
+            return _DEAD
+        if run.chunks and run.chunks[0].kind.fences:
+            return self._fence(run)
+        if run.attempt != self.attempt or run.writer != self.writer:
+            # A newer attempt cannot write before its claim; an older one, or the loser of a tie, is a zombie.
+            return _DEAD if run.attempt <= self.attempt else _violation("written before its claim", run)
+        return self._append(run)
+
+    def _fence(self, run: ChunkRun) -> Outcome:
+        if len(run.chunks) != 1:
+            return _violation("a fence shares its record", run)
+        if run.chunks[0].kind is Kind.CLAIM:
+            if run.attempt <= self.attempt:
+                return _DEAD
+            self.attempt, self.writer, self.fenced = run.attempt, run.writer, True
+            return _CLAIMED if run.first_seq == FROM_UNKNOWN else self._go_on(run)
+        if run.attempt != self.attempt or run.writer != self.writer:
+            return _DEAD if run.attempt <= self.attempt else _violation("resumed without a claim", run)
+        return self._go_on(run) if self.fenced else _violation("resumed twice", run)
+
+    def _go_on(self, run: ChunkRun) -> Outcome:
+        places = {
+            0: GENESIS,
+            self.checkpoint_seq: self.checkpoint_hash,
+            self.next_seq: self.hash,
+        }
+        if places.get(run.first_seq) != run.hash:
+            return _violation("resumes at a place that the log does not hold", run)
+        seq = run.first_seq
+        rewound = seq < self.next_seq
+        self.next_seq, self.hash, self.fenced = seq, run.hash, False
+        if seq < self.checkpoint_seq:
+            self.checkpoint, self.checkpoint_seq, self.checkpoint_hash = None, 0, GENESIS
+        return Outcome(Verdict.REWOUND if rewound else Verdict.RESUMED, seq)
+
+    def _append(self, run: ChunkRun) -> Outcome:
+        if self.fenced:
+            return _violation("written between claim and resume", run)
+        if run.first_seq != self.next_seq:
+            return _violation(f"expected seq {self.next_seq}", run)
+        if not run.chunks:
+            return _violation("has no chunks", run)
+        for chunk in run.chunks[:-1]:
+            if chunk.kind > Kind.PROGRESS:
+                return _violation("goes on after its end", run)
+        last = run.chunks[-1].kind
+        if last.fences:
+            return _violation("a fence shares its record", run)
+        expected = chain(self.hash, run.body)
+        if run.hash != expected:
+            return _violation("is not chained to the run before it", run)
+        seq = self.next_seq
+        self.next_seq, self.hash = seq + len(run.chunks), expected
+        if last.closes:
+            self.closed = last
+        if run.checkpoint is not None:
+            self.checkpoint, self.checkpoint_seq, self.checkpoint_hash = run.checkpoint, self.next_seq, expected
+        return Outcome(Verdict.ACCEPTED, seq)
+
+
+def _violation(reason: str, run: ChunkRun) -> Outcome:
+    return Outcome(
+        Verdict.VIOLATION, run.first_seq, f"{run.stream_id} attempt {run.attempt} seq {run.first_seq}: {reason}"
+    )

@@ -1,0 +1,169 @@
+"""Builds a gateway from settings; the only place of this service that constructs adapters."""
+
+import asyncio
+import contextlib
+import errno
+import os
+import socket
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import structlog
+import uvicorn
+
+from apexstream.contracts.codec import Codec
+from apexstream.core.errors import InvalidConfiguration
+from apexstream.core.events import Event
+from apexstream.core.ids import new_id
+from apexstream.core.tiers import Tier
+from apexstream.gateway.app import Gateway
+from apexstream.gateway.frames import COMMAND_BYTES_MAX
+from apexstream.gateway.hub import Hub
+from apexstream.gateway.registry import Registry
+from apexstream.gateway.viewer import FrameSocket
+from apexstream.log.fetcher import LogReader, Partition, Tail
+from apexstream.log.view import View
+from apexstream.log.writer import Writer
+from apexstream.runtime.clock import SystemClock
+from apexstream.runtime.settings import Settings
+from apexstream.runtime.supervise import run_until
+
+USER_TIMEOUT_MS = 5_000  # a client that acknowledges nothing for this long is gone
+SEND_BUFFER_BYTES = 256 * 1024
+
+_log = structlog.get_logger(__name__)
+
+
+async def serve(settings: Settings, *, ready: Callable[[str], None], stop: asyncio.Event) -> None:
+    """Serve until ``stop``; ``ready`` is called with the base URL once tasks are taken and streams are relayed."""
+    listener = listen(settings.host, settings.port)
+    clock, codec, bootstrap = SystemClock(), Codec(), settings.bootstrap_servers
+    name = settings.instance_name("gateway")
+    topics = {
+        topic: settings.topic(topic)
+        for topic in (*(f"tasks.{tier}" for tier in Tier), "control", "task-events", "chunks")
+    }
+    async with (
+        Writer(bootstrap, client_id=name, timeout_s=settings.append_timeout_s) as writer,
+        LogReader(bootstrap, client_id=f"{name}-view") as views,
+        LogReader(bootstrap, client_id=f"{name}-tail") as tails,
+        LogReader(bootstrap, client_id=f"{name}-scan") as scans,
+    ):
+        await writer.prepare(*topics.values())
+        await scans.partitions(topics["chunks"])
+        ends = await tails.ends(await tails.partitions(topics["chunks"]))
+        registry = Registry(codec, lambda task_id: hub.known(task_id))  # noqa: PLW0108 - the hub is made below
+        hub = Hub(
+            lambda on_records: Tail(tails, ends, on_records),
+            scans,
+            codec,
+            partition_of=lambda stream_id: _partition(writer, topics["chunks"], stream_id),
+            since_ms=registry.since_ms,
+        )
+        view = await View.open(
+            views,
+            {
+                **{topics[f"tasks.{tier}"]: registry.on_submissions for tier in Tier},
+                topics["task-events"]: registry.on_task_events,
+                settings.topic("runners"): registry.on_runners,
+            },
+        )
+
+        async def publish(topic: str, key: str, event: Event) -> int:
+            return await writer.append(topics[topic], key.encode(), codec.encode(event))
+
+        def is_ready() -> str:
+            if not writer.healthy:
+                return "Kafka does not answer"
+            return "" if view.caught_up.is_set() else "still reading what happened before"
+
+        gateway = Gateway(
+            registry=registry,
+            hub=hub,
+            publish=publish,
+            clock=clock,
+            new_task_id=lambda: new_id(clock.now_us() // 1000, os.urandom(10)),
+            name=name,
+            is_ready=is_ready,
+        )
+        server = _Server(_config(gateway.app(page_folder()), settings))
+
+        async def web() -> None:
+            await view.caught_up.wait()
+            serving = asyncio.create_task(server.serve(sockets=[listener]), name="uvicorn")
+            try:
+                await server.listening.wait()
+                ready(f"http://{settings.host}:{listener.getsockname()[1]}")
+                await asyncio.shield(serving)
+            finally:
+                server.should_exit = True
+                await serving
+
+        await run_until(stop, view.run(), hub.run(), web())
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A listening socket, bound before anything else is started, so that a taken port is reported at once."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)  # inherited by accepted connections
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, USER_TIMEOUT_MS)
+    try:
+        listener.bind((host, port))
+        listener.listen(4096)
+    except OSError as problem:
+        listener.close()
+        why = "the port is taken" if problem.errno == errno.EADDRINUSE else os.strerror(problem.errno or 0)
+        raise InvalidConfiguration(
+            why, where=f"{host}:{port}", hint="Choose another with APEX_PORT or --port"
+        ) from problem
+    listener.setblocking(False)
+    return listener
+
+
+def page_folder() -> Path | None:
+    """Where the built page lies, or None if it was not built."""
+    folder = Path(__file__).with_name("page")
+    return folder if (folder / "index.html").is_file() else None
+
+
+def _partition(writer: Writer, topic: str, stream_id: str) -> Partition:
+    return topic, writer.partition_of(topic, stream_id.encode())
+
+
+def _config(app: Any, settings: Settings) -> uvicorn.Config:
+    return uvicorn.Config(
+        app,
+        http="httptools",
+        ws=FrameSocket,
+        ws_max_size=COMMAND_BYTES_MAX,
+        ws_per_message_deflate=False,  # costs CPU and memory per client, and a compression bomb is one frame away
+        ws_ping_interval=20.0,
+        ws_ping_timeout=20.0,
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=max(1, int(settings.drain_timeout_s)),
+    )
+
+
+class _Server(uvicorn.Server):
+    """uvicorn without its own signal handling: this process already has an owner for that."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.listening = asyncio.Event()
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Leave signals to the process."""
+        yield
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Tell when connections are accepted."""
+        await super().startup(sockets)
+        self.listening.set()

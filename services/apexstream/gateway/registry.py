@@ -1,0 +1,161 @@
+"""What the gateway knows: tasks, folded from submissions and events, and the actions that runners offer."""
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import msgspec
+import structlog
+from jsonschema import Draft202012Validator
+
+from apexstream.contracts.codec import Codec
+from apexstream.core.errors import ChunkDecodeError, InvalidParameters, Unavailable, UnknownAction, UnknownTask
+from apexstream.core.events import ActionInfo, Event, RunnerState, TaskEvent, TaskSubmitted
+from apexstream.core.task import TaskState
+from apexstream.log.fetcher import Partition, Record
+
+TASKS_MAX = 200_000  # the oldest ones that ended are forgotten first; their streams stay in the log
+RUNNER_SILENT_US_MAX = 15_000_000
+
+_log = structlog.get_logger(__name__)
+
+
+class Registry:
+    """Tasks by id and runners by id. ``on_submitted`` is called with the id of every task that becomes known."""
+
+    def __init__(self, codec: Codec, on_submitted: Callable[[str], None]) -> None:
+        self._codec = codec
+        self._on_submitted = on_submitted
+        self._tasks: dict[str, TaskState] = {}
+        self._since_ms: dict[str, int] = {}
+        self._runners: dict[str, RunnerState] = {}
+        self._validators: dict[bytes, Draft202012Validator] = {}
+
+    # Readers of topics.
+
+    def on_submissions(self, _: Partition, records: Iterable[Record]) -> None:
+        """Tasks of one tier."""
+        for record in records:
+            task = self._read(record, TaskSubmitted)
+            if isinstance(task, TaskSubmitted):
+                self.submitted(task, record.timestamp)
+
+    def submitted(self, task: TaskSubmitted, since_ms: int) -> TaskState:
+        """A task exists from now on, and its stream cannot be older than ``since_ms``."""
+        state = self._state(task.task_id)
+        if task.task_id not in self._since_ms:
+            self._since_ms[task.task_id] = since_ms
+            state.submitted(task)
+            self._on_submitted(task.task_id)
+        return state
+
+    def on_task_events(self, _: Partition, records: Iterable[Record]) -> None:
+        """Changes of tasks."""
+        for record in records:
+            event = self._read(record, TaskEvent)
+            if isinstance(event, TaskEvent):
+                self._state(event.task_id).apply(event)
+
+    def on_runners(self, _: Partition, records: Iterable[Record]) -> None:
+        """Runners that announce themselves or leave."""
+        for record in records:
+            runner_id = (record.key or b"").decode()
+            state = self._read(record, RunnerState) if record.value is not None else None
+            if isinstance(state, RunnerState):
+                self._runners[runner_id] = state
+            else:
+                self._runners.pop(runner_id, None)
+
+    # Questions.
+
+    def task(self, task_id: str) -> TaskState:
+        """The state of a task, or :class:`UnknownTask`."""
+        state = self._tasks.get(task_id)
+        if state is None or task_id not in self._since_ms:
+            raise UnknownTask(
+                f"there is no task {task_id!r}", where="task_id", hint="It was never submitted, or has expired"
+            )
+        return state
+
+    def recent(self, limit: int) -> list[TaskState]:
+        """The newest tasks, newest first."""
+        return sorted(self._tasks.values(), key=lambda state: state.submitted_us, reverse=True)[:limit]
+
+    def since_ms(self, stream_id: str) -> int | None:
+        """The broker's time when the stream's task was submitted, milliseconds; None if there is no such task yet."""
+        return self._since_ms.get(stream_id)
+
+    def runners(self, now_us: int) -> list[RunnerState]:
+        """Runners that announced themselves lately."""
+        return [state for state in self._runners.values() if now_us - state.at_us <= RUNNER_SILENT_US_MAX]
+
+    def actions(self) -> Mapping[tuple[str, str], ActionInfo]:
+        """What any known runner offers, by (plugin, action)."""
+        return {(info.plugin, info.action): info for state in self._runners.values() for info in state.actions}
+
+    def broken_plugins(self) -> list[str]:
+        """Plugins that some runner could not load, with the reason."""
+        return sorted({broken for state in self._runners.values() for broken in state.broken_plugins})
+
+    def check(self, plugin: str, action: str, params: Mapping[str, Any]) -> None:
+        """Refuse what could never run: an unknown action, or parameters that do not fit its schema."""
+        actions = self.actions()
+        info = actions.get((plugin, action))
+        if info is None:
+            raise self._unknown(plugin, action, actions)
+        problems = sorted(
+            self._validator(info.params_schema).iter_errors(params), key=lambda problem: problem.json_path
+        )
+        if problems:
+            first = problems[0]
+            place = "" if first.json_path == "$" else f" {first.json_path}"
+            raise InvalidParameters(first.message, where=f"{plugin}.{action}{place}", hint=_takes(info))
+
+    def _unknown(self, plugin: str, action: str, known: Iterable[tuple[str, str]]) -> Unavailable | UnknownAction:
+        if not self._runners:
+            return Unavailable("no runner is connected", where="runners", hint="Start one: `apexstream serve runner`")
+        for broken in self.broken_plugins():
+            if broken.startswith(f"{plugin}: "):
+                return UnknownAction(f"plugin {broken}", where="plugin", hint="Mend the plugin and restart its runner")
+        plugins = sorted({name for name, _ in known})
+        if plugin not in plugins:
+            return UnknownAction(
+                f"no plugin named {plugin!r}", where="plugin", hint=f"Known plugins: {', '.join(plugins)}"
+            )
+        actions = sorted(name for owner, name in known if owner == plugin)
+        return UnknownAction(
+            f"plugin {plugin} has no action {action!r}", where="action", hint=f"Known actions: {', '.join(actions)}"
+        )
+
+    def _validator(self, schema: bytes) -> Draft202012Validator:
+        if schema not in self._validators:
+            self._validators[schema] = Draft202012Validator(msgspec.json.decode(schema))
+        return self._validators[schema]
+
+    def _state(self, task_id: str) -> TaskState:
+        state = self._tasks.get(task_id)
+        if state is None:
+            if len(self._tasks) >= TASKS_MAX:
+                self._forget_one()
+            state = self._tasks[task_id] = TaskState(task_id=task_id)
+        return state
+
+    def _forget_one(self) -> None:
+        oldest = next(
+            (task_id for task_id, state in self._tasks.items() if state.status.final), next(iter(self._tasks))
+        )
+        del self._tasks[oldest]
+        self._since_ms.pop(oldest, None)
+
+    def _read(self, record: Record, kind: type[Event]) -> Event | None:
+        try:
+            return self._codec.decode(record.value or b"", kind)
+        except ChunkDecodeError as problem:
+            _log.error("skipped a record that cannot be read", offset=record.offset, error=str(problem))
+            return None
+
+
+def _takes(info: ActionInfo) -> str:
+    schema = msgspec.json.decode(info.params_schema)
+    required = set(schema.get("required", ()))
+    names = [name if name in required else f"{name}?" for name in schema.get("properties", ())]
+    return f"It takes: {', '.join(names)}" if names else ""

@@ -1,0 +1,116 @@
+"""One WebSocket: its commands in, its frames out.
+
+Frames go straight to the transport, all of one turn of the event loop in one write: the number of writes is what relaying
+costs. They are complete and pass around uvicorn's frame encoder, which only writes whole frames too, so both may be mixed.
+"""
+
+import asyncio
+from typing import Any
+
+from starlette.websockets import WebSocket, WebSocketDisconnect
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+from websockets.http11 import Request
+
+from apexstream.core.errors import InvalidRequest
+from apexstream.gateway.frames import PONG, Ping, Subscribe, error_message, read_command, websocket_frame
+from apexstream.gateway.hub import Hub, Subscription
+
+BEHIND_BYTES_MAX = 4 * 1024 * 1024  # unread by the client; past this it is closed, and may come back and resume
+SUBSCRIPTIONS_MAX = 1_000
+CLOSE_SLOW = 4008  # 4000-4499: reconnect and resume
+
+_EXTENSION = "apexstream.socket"
+
+
+class FrameSocket(WebSocketsSansIOProtocol):
+    """uvicorn's WebSocket protocol, made reachable for the application so that it can write frames itself."""
+
+    def handle_connect(self, event: Request) -> None:
+        """Offer this connection to the application."""
+        super().handle_connect(event)
+        if hasattr(self, "scope"):
+            self.scope["extensions"][_EXTENSION] = self  # type: ignore[assignment]  # typed for JSON-like values
+
+
+class SocketViewer:
+    """The viewer behind one socket; see :class:`apexstream.gateway.hub.Viewer`."""
+
+    def __init__(self, socket: FrameSocket) -> None:
+        self._socket = socket
+        self._loop = asyncio.get_running_loop()
+        self._frames: list[bytes] = []
+        self._bytes = 0
+        self.too_slow = asyncio.Event()
+
+    def send(self, frames: bytes) -> None:
+        """Write with whatever else this turn of the loop brings."""
+        if not self._frames:
+            self._loop.call_soon(self._flush)
+        self._frames.append(frames)
+        self._bytes += len(frames)
+
+    async def room(self) -> None:
+        """Wait until the transport has passed on most of what was written."""
+        await asyncio.sleep(0)  # lets the flush run, and other viewers have their turn
+        await self._socket.writable.wait()
+
+    def _flush(self) -> None:
+        data = b"".join(self._frames)
+        self._frames.clear()
+        self._bytes = 0
+        transport = self._socket.transport
+        if self._socket.disconnected or self._socket.close_sent or transport.is_closing() or self.too_slow.is_set():
+            return
+        if transport.get_write_buffer_size() > BEHIND_BYTES_MAX:
+            self.too_slow.set()
+            return
+        transport.write(data)
+
+
+async def serve_socket(websocket: WebSocket, hub: Hub) -> None:
+    """Speak the protocol of ``schemas/gateway/PROTOCOL.md`` until the client leaves or falls too far behind."""
+    await websocket.accept()
+    viewer = SocketViewer(websocket.scope["extensions"][_EXTENSION])
+    subscriptions: dict[str, Subscription] = {}
+    commands = asyncio.create_task(_commands(websocket, viewer, hub, subscriptions), name="commands")
+    slow = asyncio.create_task(viewer.too_slow.wait(), name="slow")
+    try:
+        await asyncio.wait([commands, slow], return_when=asyncio.FIRST_COMPLETED)
+        if viewer.too_slow.is_set():
+            websocket.scope["extensions"][_EXTENSION].transport.abort()
+    finally:
+        for subscription in subscriptions.values():
+            hub.unsubscribe(subscription)
+        for task in (commands, slow):
+            task.cancel()
+        await asyncio.gather(commands, slow, return_exceptions=True)
+
+
+async def _commands(
+    websocket: WebSocket, viewer: SocketViewer, hub: Hub, subscriptions: dict[str, Subscription]
+) -> None:
+    while True:
+        try:
+            message = await websocket.receive()
+        except WebSocketDisconnect:
+            return
+        if message["type"] == "websocket.disconnect":
+            return
+        try:
+            _follow(message, viewer, hub, subscriptions)
+        except InvalidRequest as problem:
+            viewer.send(websocket_frame(error_message(problem)))
+
+
+def _follow(message: Any, viewer: SocketViewer, hub: Hub, subscriptions: dict[str, Subscription]) -> None:
+    command = read_command(message.get("text") or message.get("bytes") or b"")
+    if isinstance(command, Ping):
+        viewer.send(websocket_frame(PONG))
+        return
+    old = subscriptions.pop(command.stream_id, None)
+    if old is not None:
+        hub.unsubscribe(old)
+    if isinstance(command, Subscribe):
+        if len(subscriptions) >= SUBSCRIPTIONS_MAX:
+            raise InvalidRequest(f"more than {SUBSCRIPTIONS_MAX} streams on one socket", hint="Open another socket")
+        subscriptions[command.stream_id] = hub.subscribe(command.stream_id, command.from_seq, viewer)

@@ -1,0 +1,276 @@
+"""Reads partitions directly, without a consumer group: scans of a range, and tails of many partitions at once.
+
+Much leaner than a consumer (no record objects of its own, no queue, one fetch in flight a broker), yet it checks every
+batch's CRC and reads all compressions. A scan and a tail never share a connection: a broker answers the requests of one
+connection in order, so a scan would wait behind the tail's long poll.
+"""
+
+import asyncio
+from collections import defaultdict
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import structlog
+from aiokafka import errors
+from aiokafka.client import AIOKafkaClient
+from aiokafka.protocol.fetch import FetchRequest
+from aiokafka.protocol.offset import OffsetRequest
+from aiokafka.record.memory_records import MemoryRecords
+from aiokafka.structs import TopicPartition
+
+from apexstream.core.errors import DataCorruption, Unavailable
+from apexstream.log.writer import unreachable
+
+_START, _END = -2, -1  # ListOffsets: the log's first offset, the offset after its last record
+_RETRY_DELAY_S = 0.1
+_RETRIES_MAX = 100  # of one fetch or lookup: 10 s, longer than a leader election takes
+_log = structlog.get_logger(__name__)
+
+Partition = tuple[str, int]
+
+
+class Record(Protocol):
+    """A record as it lies in the log. ``timestamp`` is milliseconds since the epoch, set by the broker."""
+
+    @property
+    def offset(self) -> int: ...
+    @property
+    def key(self) -> bytes | None: ...
+    @property
+    def value(self) -> bytes | None: ...
+    @property
+    def timestamp(self) -> int: ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Fetched:
+    partition: Partition
+    offset: int  # that was asked for
+    next_offset: int  # to ask for next
+    batches: Sequence[Any]
+
+    def records(self) -> list[Record]:
+        """Decode, check and cut to what was asked for; transaction markers are left out."""
+        records: list[Record] = []
+        for batch in self.batches:
+            if not batch.validate_crc():
+                raise DataCorruption(
+                    f"a batch at or after offset {self.offset} has a wrong checksum",
+                    where=f"{self.partition[0]}/{self.partition[1]}",
+                    hint="The broker's disk or the network damaged it; compare the replicas",
+                )
+            if not batch.is_control_batch:
+                records.extend(batch)
+        if records and records[0].offset < self.offset:  # a fetch from the middle of a batch returns the whole batch
+            records = [record for record in records if record.offset >= self.offset]
+        return records
+
+
+class LogReader:
+    """A connection for fetches and offset lookups. Use as an async context manager; every call is bounded in time."""
+
+    def __init__(self, bootstrap_servers: str, *, client_id: str) -> None:
+        self._bootstrap = bootstrap_servers
+        self._client = AIOKafkaClient(
+            bootstrap_servers=bootstrap_servers, client_id=client_id, request_timeout_ms=15_000
+        )
+
+    async def __aenter__(self) -> "LogReader":
+        try:
+            await self._client.bootstrap()
+        except (errors.KafkaError, OSError) as problem:
+            await self._client.close()
+            raise unreachable(self._bootstrap, problem) from problem
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._client.close()
+
+    async def partitions(self, topic: str) -> list[Partition]:
+        """All partitions of ``topic``; :class:`Unavailable` if there is no such topic."""
+        await self._client.add_topic(topic)
+        for _ in range(_RETRIES_MAX):
+            known = self._client.cluster.partitions_for_topic(topic)
+            if known:
+                return [(topic, partition) for partition in sorted(known)]
+            await self._refresh()
+        raise Unavailable(f"there is no topic {topic}", where=self._bootstrap, hint="Run `apexstream topics apply`")
+
+    async def starts(self, partitions: Iterable[Partition]) -> dict[Partition, int]:
+        """The first offset that each partition still holds."""
+        return await self._offsets(dict.fromkeys(partitions, _START))
+
+    async def ends(self, partitions: Iterable[Partition]) -> dict[Partition, int]:
+        """The offset after the last record of each partition."""
+        return await self._offsets(dict.fromkeys(partitions, _END))
+
+    async def offset_at(self, partition: Partition, timestamp_ms: int) -> int:
+        """The offset of the first record appended at or after ``timestamp_ms``; the partition's end if there is none."""
+        found = (await self._offsets({partition: max(timestamp_ms, 0)}))[partition]
+        return found if found >= 0 else (await self.ends([partition]))[partition]
+
+    async def scan(self, partition: Partition, start: int, end: int) -> AsyncIterator[tuple[list[Record], int]]:
+        """Yield (records, next offset) for the records with ``start <= offset < end``. The next fetch is under way while
+        records are decoded. Stops early where the log ends. Raises :class:`DataCorruption` if ``start`` is gone."""
+        pending = asyncio.ensure_future(self._fetch_one(partition, start)) if start < end else None
+        try:
+            while pending is not None:
+                fetched = await pending
+                at = fetched.next_offset
+                more = fetched.batches and at < end
+                pending = asyncio.ensure_future(self._fetch_one(partition, at)) if more else None
+                records = fetched.records()
+                if at > end:
+                    records = [record for record in records if record.offset < end]
+                yield records, min(at, end)
+        finally:
+            if pending is not None:
+                pending.cancel()
+
+    async def fetch(
+        self, node: int, offsets: Mapping[Partition, int], *, max_wait_ms: int, partition_bytes: int = 1 << 20
+    ) -> list[_Fetched]:
+        """One fetch from one broker. Partitions that it no longer leads come back empty, after a metadata refresh."""
+        topics = defaultdict(list)
+        for (topic, partition), offset in offsets.items():
+            topics[topic].append((partition, offset, partition_bytes))
+        request = FetchRequest(max_wait_ms, 1, 50 << 20, 0, list(topics.items()), rack_id="")
+        response = await self._client.send(node, request)
+        return [
+            self._fetched((topic, partition), offsets[topic, partition], code, rest[-1])
+            for topic, partitions in response.topics
+            for partition, code, _, *rest in partitions
+        ]
+
+    def leaders(self, partitions: Iterable[Partition]) -> dict[int, list[Partition]]:
+        """Partitions by the broker that leads them; those without a known leader are left out."""
+        by_node: dict[int, list[Partition]] = defaultdict(list)
+        for partition in partitions:
+            node = self._client.cluster.leader_for_partition(TopicPartition(*partition))
+            if node is not None and node != -1:
+                by_node[node].append(partition)
+        return by_node
+
+    async def retry_after(self, problem: BaseException) -> None:
+        """Wait a moment and learn the cluster's current layout."""
+        _log.debug("fetch failed, retrying", error=repr(problem))
+        await self._refresh()
+
+    def _fetched(self, partition: Partition, offset: int, code: int, data: bytes | None) -> _Fetched:
+        kind = errors.for_code(code)
+        if kind is errors.OffsetOutOfRangeError:
+            raise DataCorruption(
+                f"offset {offset} is not in the log",
+                where=f"{partition[0]}/{partition[1]}",
+                hint="It expired, or the log is new",
+            )
+        if kind is not errors.NoError:
+            self._client.force_metadata_update()
+            return _Fetched(partition, offset, offset, ())
+        batches, memory = [], MemoryRecords(data or b"")
+        next_offset = offset
+        while memory.has_next():
+            batch = memory.next_batch()
+            batches.append(batch)
+            next_offset = batch.next_offset
+        return _Fetched(partition, offset, max(offset, next_offset), batches)
+
+    async def _fetch_one(self, partition: Partition, offset: int) -> _Fetched:
+        problem: BaseException | None = None
+        for _ in range(_RETRIES_MAX):
+            for node in self.leaders([partition]):
+                try:
+                    return (await self.fetch(node, {partition: offset}, max_wait_ms=0))[0]
+                except errors.KafkaError as failure:
+                    problem = failure
+            await self._refresh()
+        raise unreachable(self._bootstrap, problem or errors.LeaderNotAvailableError())
+
+    async def _offsets(self, wanted: Mapping[Partition, int]) -> dict[Partition, int]:
+        found: dict[Partition, int] = {}
+        problem: BaseException = errors.LeaderNotAvailableError()
+        for _ in range(_RETRIES_MAX):
+            missing = [partition for partition in wanted if partition not in found]
+            for node, partitions in self.leaders(missing).items():
+                try:
+                    found.update(await self._offsets_from(node, {p: wanted[p] for p in partitions}))
+                except errors.KafkaError as failure:
+                    problem = failure
+            if len(found) == len(wanted):
+                return found
+            await self._refresh()
+        raise unreachable(self._bootstrap, problem)
+
+    async def _offsets_from(self, node: int, wanted: Mapping[Partition, int]) -> dict[Partition, int]:
+        topics = defaultdict(list)
+        for (topic, partition), timestamp in wanted.items():
+            topics[topic].append((partition, timestamp))
+        response = await self._client.send(node, OffsetRequest(-1, 0, list(topics.items())))
+        return {
+            (topic, partition): offset
+            for topic, partitions in response.topics
+            for partition, code, _, offset, *_ in partitions
+            if code == 0
+        }
+
+    async def _refresh(self) -> None:
+        await asyncio.sleep(_RETRY_DELAY_S)
+        await self._client.force_metadata_update()
+
+
+OnRecords = Callable[[Partition, list[Record]], None]
+
+
+class Tail:
+    """Follows partitions from given positions and hands new records, in order, to a callback.
+
+    ``positions`` is the offset after the last record that was handed over; it never runs ahead of the callback.
+    """
+
+    def __init__(self, reader: LogReader, positions: Mapping[Partition, int], on_records: OnRecords) -> None:
+        self.positions = dict(positions)
+        self._fetching = dict(positions)
+        self._reader = reader
+        self._on_records = on_records
+
+    async def run(self) -> None:
+        """Follow until cancelled. Broker failures are retried for ever; a gap in the log or a failing callback raises."""
+        flights: dict[int, asyncio.Task[list[_Fetched]]] = {}
+        try:
+            while True:
+                self._launch(flights)
+                if not flights:
+                    await self._reader.retry_after(errors.LeaderNotAvailableError())
+                    continue
+                done, _ = await asyncio.wait(flights.values(), return_when=asyncio.FIRST_COMPLETED)
+                for node in [node for node, flight in flights.items() if flight in done]:
+                    await self._land(flights, node)
+        finally:
+            for flight in flights.values():
+                flight.cancel()
+            await asyncio.gather(*flights.values(), return_exceptions=True)
+
+    def _launch(self, flights: dict[int, asyncio.Task[list[_Fetched]]]) -> None:
+        for node, partitions in self._reader.leaders(self._fetching).items():
+            if node not in flights:
+                wanted = {partition: self._fetching[partition] for partition in partitions}
+                flights[node] = asyncio.create_task(
+                    self._reader.fetch(node, wanted, max_wait_ms=500), name="tail fetch"
+                )
+
+    async def _land(self, flights: dict[int, asyncio.Task[list[_Fetched]]], node: int) -> None:
+        flight = flights.pop(node)
+        try:
+            landed = [fetched for fetched in flight.result() if fetched.batches]
+        except errors.KafkaError as problem:
+            await self._reader.retry_after(problem)
+            return
+        for fetched in landed:
+            self._fetching[fetched.partition] = fetched.next_offset
+        self._launch(flights)  # the broker prepares the next answer while this one is decoded
+        for fetched in landed:
+            records = fetched.records()
+            self.positions[fetched.partition] = fetched.next_offset
+            if records:
+                self._on_records(fetched.partition, records)

@@ -1,0 +1,113 @@
+"""Reads as a member of a consumer group: partitions come and go, and committed offsets say where to go on."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+
+import structlog
+from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, OffsetAndMetadata
+from aiokafka.coordinator.assignors.sticky.sticky_assignor import StickyPartitionAssignor
+from aiokafka.errors import CommitFailedError, IllegalStateError, KafkaError
+from aiokafka.structs import TopicPartition
+
+from apexstream.log.fetcher import Partition, Record
+from apexstream.log.writer import unreachable
+
+_log = structlog.get_logger(__name__)
+
+OnAssigned = Callable[[Mapping[Partition, str]], Awaitable[None]]
+"""Takes the partitions that this member now owns, each with the metadata of its last commit (empty: none)."""
+OnRevoked = Callable[[frozenset[Partition]], Awaitable[None]]
+"""Takes the partitions that this member is about to lose; commits made before it returns still count."""
+
+
+class GroupReader(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka is untyped
+    """One member of consumer group ``group`` on ``topics``. A partition without a commit is read from its start."""
+
+    def __init__(
+        self,
+        bootstrap_servers: str,
+        topics: Iterable[str],
+        *,
+        group: str,
+        client_id: str,
+        on_assigned: OnAssigned,
+        on_revoked: OnRevoked,
+    ) -> None:
+        self._bootstrap = bootstrap_servers
+        self._topics = list(topics)
+        self._on_assigned = on_assigned
+        self._on_revoked = on_revoked
+        self._owned: frozenset[Partition] = frozenset()
+        self._consumer = AIOKafkaConsumer(
+            bootstrap_servers=bootstrap_servers,
+            client_id=client_id,
+            group_id=group,
+            enable_auto_commit=False,
+            auto_offset_reset="earliest",
+            session_timeout_ms=10_000,
+            heartbeat_interval_ms=1_000,
+            max_poll_interval_ms=60_000,
+            fetch_max_wait_ms=500,
+            partition_assignment_strategy=(StickyPartitionAssignor,),  # a rebalance moves as little as it can
+        )
+
+    async def __aenter__(self) -> "GroupReader":
+        self._consumer.subscribe(self._topics, listener=self)
+        try:
+            await self._consumer.start()
+        except (KafkaError, OSError) as problem:
+            await self._consumer.stop()
+            raise unreachable(self._bootstrap, problem) from problem
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._consumer.stop()
+
+    @property
+    def owned(self) -> frozenset[Partition]:
+        """The partitions that this member owns now."""
+        return self._owned
+
+    async def poll(self, timeout_s: float) -> list[tuple[Partition, list[Record]]]:
+        """New records by partition, or nothing after ``timeout_s``."""
+        got = await self._consumer.getmany(timeout_ms=int(timeout_s * 1000))
+        return [((tp.topic, tp.partition), records) for tp, records in got.items()]
+
+    async def commit(self, offsets: Mapping[Partition, tuple[int, str]]) -> bool:
+        """Commit (next offset, metadata) by partition. Partitions that are no longer owned are left out: Kafka would
+        still take a late commit from a member that lost them. False if the group has moved on and nothing was committed."""
+        mine = {TopicPartition(*p): OffsetAndMetadata(*at) for p, at in offsets.items() if p in self._owned}
+        if not mine:
+            return False
+        try:
+            await self._consumer.commit(mine)
+        except (CommitFailedError, IllegalStateError) as problem:
+            _log.info("commit came too late; the partitions have a new owner", error=str(problem))
+            return False
+        return True
+
+    def pause(self, partitions: Iterable[Partition]) -> None:
+        """Fetch nothing more of ``partitions`` until :meth:`resume`; those not owned are left out."""
+        self._consumer.pause(*(TopicPartition(*p) for p in partitions if p in self._owned))
+
+    def resume(self, partitions: Iterable[Partition]) -> None:
+        """Fetch ``partitions`` again."""
+        self._consumer.resume(*(TopicPartition(*p) for p in partitions if p in self._owned))
+
+    async def on_partitions_revoked(self, revoked: Iterable[TopicPartition]) -> None:
+        """Called by aiokafka before a rebalance."""
+        lost = frozenset((tp.topic, tp.partition) for tp in revoked)
+        if lost:
+            await self._on_revoked(lost)
+        self._owned -= lost
+
+    async def on_partitions_assigned(self, assigned: Iterable[TopicPartition]) -> None:
+        """Called by aiokafka after a rebalance, before the first record of the new assignment."""
+        tps = list(assigned)
+        self._owned = frozenset((tp.topic, tp.partition) for tp in tps)
+        metadata = await asyncio.gather(*(self._committed_metadata(tp) for tp in tps))
+        await self._on_assigned(dict(zip(((tp.topic, tp.partition) for tp in tps), metadata, strict=True)))
+
+    async def _committed_metadata(self, tp: TopicPartition) -> str:
+        committed = await self._consumer._coordinator.fetch_committed_offsets([tp])  # noqa: SLF001 - no public way to the metadata
+        return committed[tp].metadata if tp in committed else ""

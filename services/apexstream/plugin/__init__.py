@@ -1,0 +1,33 @@
+"""All that a plugin author imports: write an async generator, and its chunks are durable, resumable and live.
+
+:class:`Plugin` and its ``action`` decorator are the short way; :class:`BasePlugin` is the class-based way. Both give the
+same streams. :class:`PluginManager` finds installed plugins and runs an action without Kafka.
+"""
+
+from apexstream.core.errors import InvalidChunk, InvalidParameters, PluginFailed, UnknownAction
+from apexstream.plugin.base import (
+    ActionSpec,
+    BasePlugin,
+    CancellationToken,
+    ProgressCallback,
+    ProgressUpdate,
+)
+from apexstream.plugin.decorated import ActionContext, Plugin
+from apexstream.plugin.manager import PluginManager
+from apexstream.plugin.values import Chunk
+
+__all__ = [
+    "ActionContext",
+    "ActionSpec",
+    "BasePlugin",
+    "CancellationToken",
+    "Chunk",
+    "InvalidChunk",
+    "InvalidParameters",
+    "Plugin",
+    "PluginFailed",
+    "PluginManager",
+    "ProgressCallback",
+    "ProgressUpdate",
+    "UnknownAction",
+]

@@ -1,0 +1,1 @@
+"""What every process is made of, whatever its work: settings, clock, logs, lifecycle."""

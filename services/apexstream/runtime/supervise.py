@@ -1,0 +1,21 @@
+"""Runs a service's loops side by side: until told to stop, or until one of them fails."""
+
+import asyncio
+from collections.abc import Coroutine
+from typing import Any
+
+
+async def run_until(stop: asyncio.Event, *loops: Coroutine[Any, Any, Any]) -> None:
+    """Run ``loops`` until ``stop`` is set, then cancel and await them all. If one ends or raises first, so do the others,
+    and its error is raised: a service without one of its loops must not look alive."""
+    tasks = [asyncio.create_task(loop, name=getattr(loop, "__qualname__", "loop")) for loop in loops]
+    stopping = asyncio.create_task(stop.wait(), name="stop")
+    try:
+        done, _ = await asyncio.wait([stopping, *tasks], return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in (stopping, *tasks):
+            task.cancel()
+        await asyncio.gather(stopping, *tasks, return_exceptions=True)
+    for task in done - {stopping}:
+        task.result()
+        raise RuntimeError(f"{task.get_name()} ended by itself")

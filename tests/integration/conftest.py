@@ -1,0 +1,98 @@
+"""The services in this process, on the real broker, for tests that do not kill anything."""
+
+import asyncio
+import sys
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import msgspec
+import pytest_asyncio
+import websockets
+
+import apexstream.dispatcher.build
+import apexstream.gateway.build
+import apexstream.runner.build
+from apexstream.contracts.catalogue import load_catalogue
+from apexstream.log import admin
+from apexstream.runtime.settings import Settings
+
+SERVICES = (apexstream.gateway.build, apexstream.dispatcher.build, apexstream.runner.build)
+DEADLINE_S = 30
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "support" / "plugins"))  # found like installed plugins
+
+
+@dataclass
+class Apex:
+    """A running ApexStream: its HTTP client and a way to follow streams as the specification's browser code does."""
+
+    url: str
+    settings: Settings
+    http: httpx.AsyncClient
+
+    async def submit(self, action: str, plugin: str = "probe", **params: object) -> str:
+        answer = await self.http.post("/tasks", json={"plugin": plugin, "action": action, "params": params})
+        assert answer.status_code == 202, answer.text
+        return str(answer.json()["task_id"])
+
+    async def follow(self, stream_id: str, **more: object) -> list[dict[str, object]]:
+        """All messages from subscribing to the end of the stream."""
+        messages: list[dict[str, object]] = []
+        async with asyncio.timeout(DEADLINE_S), self.socket() as socket:
+            await socket.send(msgspec.json.encode({"type": "subscribe", "stream_id": stream_id, **more}).decode())
+            while not messages or messages[-1]["type"] not in {
+                "stream_complete",
+                "stream_error",
+                "stream_cancelled",
+                "error",
+            }:
+                messages.append(msgspec.json.decode(await socket.recv()))
+        return messages
+
+    def socket(self) -> websockets.connect:
+        return websockets.connect(f"ws{self.url.removeprefix('http')}/stream", max_size=None, compression=None)
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def apex(kafka: str) -> AsyncIterator[Apex]:
+    """One ApexStream for all tests that leave it as they found it."""
+    async with running(Settings(bootstrap_servers=kafka, topic_prefix="shared.", port=0)) as started:
+        yield started
+
+
+class running:  # noqa: N801 - reads as a verb: async with running(settings)
+    """Start the services with these settings, stop them in the end."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._stop = asyncio.Event()
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def __aenter__(self) -> Apex:
+        settings = self._settings
+        topics = [topic.renamed(settings.topic_prefix) for topic in load_catalogue()]
+        await admin.apply(topics, settings.bootstrap_servers)
+        details = await asyncio.gather(*(self._start(service) for service in SERVICES))
+        http = httpx.AsyncClient(base_url=details[0], timeout=DEADLINE_S)
+        apex = Apex(details[0], settings, http)
+        async with asyncio.timeout(DEADLINE_S):
+            while not (await http.get("/actions")).json()["actions"]:
+                await asyncio.sleep(0.05)
+        self._apex = apex
+        return apex
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._apex.http.aclose()
+        self._stop.set()
+        await asyncio.gather(*self._tasks)
+
+    async def _start(self, service: object) -> str:
+        ready: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        serving = asyncio.create_task(service.serve(self._settings, ready=ready.set_result, stop=self._stop))
+        self._tasks.append(serving)
+        await asyncio.wait([serving, ready], timeout=DEADLINE_S, return_when=asyncio.FIRST_COMPLETED)
+        if serving.done():
+            serving.result()
+        return ready.result()

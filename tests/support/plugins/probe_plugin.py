@@ -1,0 +1,96 @@
+"""Actions that behave in every way a test needs."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+from apexstream.plugin import ActionContext, BasePlugin, Chunk, Plugin
+
+plugin = Plugin("probe", summary="behaves as told")
+
+
+@plugin.action
+async def count(ctx: ActionContext, n: int = 5, interval_s: float = 0.0, pad: int = 0) -> AsyncIterator[dict[str, Any]]:
+    """Yield n numbered chunks, each with the time of its yield in nanoseconds."""
+    padding, due = "x" * pad, time.perf_counter()
+    for number in range(n):
+        if interval_s:
+            due += interval_s
+            await asyncio.sleep(max(0.0, due - time.perf_counter()))
+        elif number % 64 == 0:
+            await asyncio.sleep(0)
+        yield {"i": number, "t": time.time_ns(), "pad": padding}
+
+
+@plugin.action
+async def gated(ctx: ActionContext, gate: str, n: int = 3) -> AsyncIterator[int]:
+    """Yield n chunks, wait until the file `gate` exists, yield n more."""
+    import pathlib
+
+    for number in range(2 * n):
+        while number == n and not pathlib.Path(gate).exists():
+            await asyncio.sleep(0.01)
+        yield number
+
+
+@plugin.action
+async def fail(after: int = 2) -> AsyncIterator[int]:
+    """Yield some chunks, then raise."""
+    for number in range(after):
+        yield number
+    raise OSError("the disk is on fire")
+
+
+@plugin.action
+async def odd(what: str) -> AsyncIterator[Any]:
+    """Yield one good chunk and one that cannot be one."""
+    yield "good"
+    yield {"object": object(), "huge": "x" * 600_000, "surrogate": "\ud800"}[what]
+
+
+@plugin.action
+async def kinds() -> AsyncIterator[Any]:
+    """Yield a chunk of every content type."""
+    yield {"json": True}
+    yield Chunk("# title", "text/markdown")
+    yield b"\x00\xff"
+    yield None
+
+
+@plugin.action
+async def report(ctx: ActionContext, n: int = 3) -> AsyncIterator[int]:
+    """Report progress before each chunk."""
+    for number in range(n):
+        await ctx.progress(100 * number / n, f"step {number}")
+        yield number
+
+
+@plugin.action
+async def deaf(ctx: ActionContext) -> AsyncIterator[int]:
+    """Ignore the cancellation token for ever."""
+    number = 0
+    while True:
+        yield number
+        number += 1
+        await asyncio.sleep(0.02)
+        if ctx.cancellation_token.is_cancelled:
+            await asyncio.sleep(3600)
+
+
+@plugin.action
+def blocking(n: int = 3) -> Iterator[int]:
+    """A plain generator that blocks its thread."""
+    for number in range(n):
+        time.sleep(0.01)
+        yield number
+
+
+class Whole(BasePlugin):
+    """A plugin that only has execute_action."""
+
+    def get_actions(self) -> list[str]:
+        return ["add"]
+
+    async def execute_action(self, action_name: str, params: Any = None) -> Any:
+        return {"sum": params["a"] + params["b"]}
