@@ -22,7 +22,8 @@ from apexstream.gateway.frames import COMMAND_BYTES_MAX
 from apexstream.gateway.hub import Hub
 from apexstream.gateway.registry import Registry
 from apexstream.gateway.viewer import FrameSocket
-from apexstream.log.fetcher import LogReader, Partition, Tail
+from apexstream.log.fetcher import LogReader, Partition
+from apexstream.log.tails import Tails
 from apexstream.log.view import View
 from apexstream.log.writer import Writer
 from apexstream.runtime.clock import SystemClock
@@ -52,10 +53,10 @@ async def serve(settings: Settings, *, ready: Callable[[str], None], stop: async
     ):
         await writer.prepare(*topics.values())
         await scans.partitions(topics["chunks"])
-        ends = await tails.ends(await tails.partitions(topics["chunks"]))
+        await tails.partitions(topics["chunks"])
         registry = Registry(codec, lambda task_id: hub.known(task_id))  # noqa: PLW0108 - the hub is made below
         hub = Hub(
-            lambda on_records: Tail(tails, ends, on_records),
+            lambda on_records: Tails(tails, on_records),
             scans,
             codec,
             partition_of=lambda stream_id: _partition(writer, topics["chunks"], stream_id),

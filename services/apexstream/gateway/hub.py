@@ -1,4 +1,4 @@
-"""The delivery engine: one tail of the chunk log for all viewers, and a catch-up for each viewer that comes late.
+"""The delivery engine: one tail of each watched partition for all viewers, and a catch-up for each viewer that comes late.
 
 A late viewer's catch-up reads the log up to where the tail stands and then joins the tail, in one step of the event loop:
 nothing is missed and nothing repeated. What it reads and what the tail relays go through the same fold.
@@ -16,7 +16,8 @@ from apexstream.core.errors import ApexError, Unavailable
 from apexstream.core.fold import StreamFold, Verdict
 from apexstream.gateway.frames import chunk_message, error_message, rewind_message, stream_head, websocket_frame
 from apexstream.log.chunks import SKEW_MS
-from apexstream.log.fetcher import LogReader, Partition, Record, Tail
+from apexstream.log.fetcher import LogReader, Partition, Record
+from apexstream.log.tails import MakeTails
 
 _log = structlog.get_logger(__name__)
 
@@ -34,7 +35,7 @@ class Viewer(Protocol):
 class Subscription:
     """One viewer's reading of one stream. ``next_seq`` is the first seq that the viewer has not been sent."""
 
-    __slots__ = ("ended", "next_seq", "stream_id", "task", "viewer")
+    __slots__ = ("ended", "next_seq", "stream_id", "task", "viewer", "watched")
 
     def __init__(self, stream_id: str, next_seq: int, viewer: Viewer) -> None:
         self.stream_id = stream_id
@@ -42,6 +43,7 @@ class Subscription:
         self.viewer = viewer
         self.ended = False
         self.task: asyncio.Task[None] | None = None
+        self.watched: Partition | None = None
 
     def deliver(self, first_seq: int, frames: list[bytes], *, closes: bool) -> None:
         """Send those of consecutive ``frames`` that the viewer has not had."""
@@ -98,14 +100,14 @@ class Hub:
 
     def __init__(
         self,
-        tail_of: Callable[[Callable[[Partition, list[Record]], None]], Tail],
+        make_tails: MakeTails,
         scans: LogReader,
         codec: Codec,
         *,
         partition_of: Callable[[str], Partition],
         since_ms: Callable[[str], int | None],
     ) -> None:
-        self._tail = tail_of(self._on_records)
+        self._tails = make_tails(self._on_records)
         self._scans = scans
         self._codec = codec
         self._partition_of = partition_of
@@ -114,8 +116,8 @@ class Hub:
         self._early: dict[str, set[Subscription]] = {}
 
     async def run(self) -> None:
-        """Follow the tail until cancelled."""
-        await self._tail.run()
+        """Follow the tails of watched partitions until cancelled."""
+        await self._tails.run()
 
     def subscribe(self, stream_id: str, from_seq: int, viewer: Viewer) -> Subscription:
         """Send the stream to ``viewer``, from ``from_seq`` to its end."""
@@ -130,6 +132,7 @@ class Hub:
         """Send nothing more."""
         if subscription.task is not None:
             subscription.task.cancel()
+        self._unwatch(subscription)
         _drop(self._early, subscription.stream_id, subscription)
         key = subscription.stream_id.encode()
         stream = self._live.get(key)
@@ -158,15 +161,18 @@ class Hub:
         """Read the log up to where the tail stands, then join it."""
         stream_id, key = subscription.stream_id, subscription.stream_id.encode()
         partition = self._partition_of(stream_id)
+        await self._tails.watch(partition)
+        subscription.watched = partition
         at = await self._scans.offset_at(partition, (self._since_ms(stream_id) or 0) - SKEW_MS)
         stream = _Stream(stream_id, self._codec)
         stream.subscriptions.add(subscription)
-        while at < (stop := self._tail.positions[partition]):
+        while at < (stop := self._tails.position(partition)):
             async for records, _ in self._scans.scan(partition, at, stop):
                 for record in records:
                     if record.key == key:
                         stream.feed(record)
                 if subscription.ended:
+                    self._unwatch(subscription)
                     return
                 await subscription.viewer.room()
             at = stop
@@ -182,6 +188,13 @@ class Hub:
             stream.feed(record)
             if stream.fold.closed is not None:
                 del live[record.key or b""]
+                for subscription in stream.subscriptions:
+                    self._unwatch(subscription)
+
+    def _unwatch(self, subscription: Subscription) -> None:
+        if subscription.watched is not None:
+            self._tails.unwatch(subscription.watched)
+            subscription.watched = None
 
 
 def _drop(waiting: dict[str, set[Subscription]], stream_id: str, subscription: Subscription) -> None:

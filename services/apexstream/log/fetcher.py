@@ -7,13 +7,13 @@ connection in order, so a scan would wait behind the tail's long poll.
 
 import asyncio
 from collections import defaultdict
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import structlog
 from aiokafka import errors
-from aiokafka.client import AIOKafkaClient
+from aiokafka.client import AIOKafkaClient, ConnectionGroup
 from aiokafka.protocol.fetch import FetchRequest
 from aiokafka.protocol.offset import OffsetRequest
 from aiokafka.record.memory_records import MemoryRecords
@@ -44,11 +44,14 @@ class Record(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class _Fetched:
+class Fetched:
+    """What one partition gave in one fetch, not decoded yet."""
+
     partition: Partition
     offset: int  # that was asked for
     next_offset: int  # to ask for next
-    batches: Sequence[Any]
+    batches: Sequence[Any] = ()
+    size_bytes: int = 0
 
     def records(self) -> list[Record]:
         """Decode, check and cut to what was asked for; transaction markers are left out."""
@@ -107,8 +110,10 @@ class LogReader:
 
     async def offset_at(self, partition: Partition, timestamp_ms: int) -> int:
         """The offset of the first record appended at or after ``timestamp_ms``; the partition's end if there is none."""
+        # The end comes first: what is appended between the two questions must not be skipped.
+        end = (await self.ends([partition]))[partition]
         found = (await self._offsets({partition: max(timestamp_ms, 0)}))[partition]
-        return found if found >= 0 else (await self.ends([partition]))[partition]
+        return found if found >= 0 else end
 
     async def scan(self, partition: Partition, start: int, end: int) -> AsyncIterator[tuple[list[Record], int]]:
         """Yield (records, next offset) for the records with ``start <= offset < end``. The next fetch is under way while
@@ -129,14 +134,23 @@ class LogReader:
                 pending.cancel()
 
     async def fetch(
-        self, node: int, offsets: Mapping[Partition, int], *, max_wait_ms: int, partition_bytes: int = 1 << 20
-    ) -> list[_Fetched]:
-        """One fetch from one broker. Partitions that it no longer leads come back empty, after a metadata refresh."""
+        self,
+        node: int,
+        offsets: Mapping[Partition, int],
+        *,
+        max_wait_ms: int,
+        partition_bytes: int = 1 << 20,
+        channel: Hashable = ConnectionGroup.DEFAULT,
+    ) -> list[Fetched]:
+        """One fetch from one broker. Partitions that it no longer leads come back empty, after a metadata refresh.
+
+        Requests with the same ``channel`` share a connection, on which the broker answers them one after the other.
+        """
         topics = defaultdict(list)
         for (topic, partition), offset in offsets.items():
             topics[topic].append((partition, offset, partition_bytes))
         request = FetchRequest(max_wait_ms, 1, 50 << 20, 0, list(topics.items()), rack_id="")
-        response = await self._client.send(node, request)
+        response = await self._client.send(node, request, group=channel)
         return [
             self._fetched((topic, partition), offsets[topic, partition], code, rest[-1])
             for topic, partitions in response.topics
@@ -157,7 +171,7 @@ class LogReader:
         _log.debug("fetch failed, retrying", error=repr(problem))
         await self._refresh()
 
-    def _fetched(self, partition: Partition, offset: int, code: int, data: bytes | None) -> _Fetched:
+    def _fetched(self, partition: Partition, offset: int, code: int, data: bytes | None) -> Fetched:
         kind = errors.for_code(code)
         if kind is errors.OffsetOutOfRangeError:
             raise DataCorruption(
@@ -167,16 +181,16 @@ class LogReader:
             )
         if kind is not errors.NoError:
             self._client.force_metadata_update()
-            return _Fetched(partition, offset, offset, ())
+            return Fetched(partition, offset, offset)
         batches, memory = [], MemoryRecords(data or b"")
         next_offset = offset
         while memory.has_next():
             batch = memory.next_batch()
             batches.append(batch)
             next_offset = batch.next_offset
-        return _Fetched(partition, offset, max(offset, next_offset), batches)
+        return Fetched(partition, offset, max(offset, next_offset), batches, len(data or b""))
 
-    async def _fetch_one(self, partition: Partition, offset: int) -> _Fetched:
+    async def _fetch_one(self, partition: Partition, offset: int) -> Fetched:
         problem: BaseException | None = None
         for _ in range(_RETRIES_MAX):
             for node in self.leaders([partition]):
@@ -236,7 +250,7 @@ class Tail:
 
     async def run(self) -> None:
         """Follow until cancelled. Broker failures are retried for ever; a gap in the log or a failing callback raises."""
-        flights: dict[int, asyncio.Task[list[_Fetched]]] = {}
+        flights: dict[int, asyncio.Task[list[Fetched]]] = {}
         try:
             while True:
                 self._launch(flights)
@@ -251,7 +265,7 @@ class Tail:
                 flight.cancel()
             await asyncio.gather(*flights.values(), return_exceptions=True)
 
-    def _launch(self, flights: dict[int, asyncio.Task[list[_Fetched]]]) -> None:
+    def _launch(self, flights: dict[int, asyncio.Task[list[Fetched]]]) -> None:
         for node, partitions in self._reader.leaders(self._fetching).items():
             if node not in flights:
                 wanted = {partition: self._fetching[partition] for partition in partitions}
@@ -259,7 +273,7 @@ class Tail:
                     self._reader.fetch(node, wanted, max_wait_ms=500), name="tail fetch"
                 )
 
-    async def _land(self, flights: dict[int, asyncio.Task[list[_Fetched]]], node: int) -> None:
+    async def _land(self, flights: dict[int, asyncio.Task[list[Fetched]]], node: int) -> None:
         flight = flights.pop(node)
         try:
             landed = [fetched for fetched in flight.result() if fetched.batches]

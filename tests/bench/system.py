@@ -1,0 +1,61 @@
+"""A whole ApexStream as separate processes on a broker of its own, as users run it."""
+
+import asyncio
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import httpx
+
+from apexstream.contracts.catalogue import load_catalogue
+from apexstream.log import admin
+from apexstream.log.broker import EmbeddedBroker
+from apexstream.runtime.settings import Settings
+
+PLUGINS = Path(__file__).parents[1] / "support" / "plugins"
+START_TIMEOUT_S = 60
+
+
+@asynccontextmanager
+async def system(*services: str) -> AsyncIterator[tuple[str, str]]:
+    """Run a broker and ``services``; give (gateway URL, bootstrap servers)."""
+    with tempfile.TemporaryDirectory() as home, EmbeddedBroker(Path(home), Settings().cache_path) as broker:
+        bootstrap = broker.bootstrap_servers
+        await admin.apply(load_catalogue(), bootstrap)
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            port = free.getsockname()[1]
+        environ = {
+            **os.environ,
+            "KAFKA_BOOTSTRAP_SERVERS": bootstrap,
+            "APEX_PORT": str(port),
+            "APEX_LOG_LEVEL": "warning",
+        }
+        environ["PYTHONPATH"] = os.pathsep.join([str(PLUGINS), *filter(None, [environ.get("PYTHONPATH")])])
+        processes = [
+            subprocess.Popen([sys.executable, "-m", "apexstream", "serve", name], env=environ) for name in services
+        ]
+        url = f"http://127.0.0.1:{port}"
+        try:
+            await _answering(url)
+            yield url, bootstrap
+        finally:
+            for process in processes:
+                process.terminate()
+            for process in processes:
+                process.wait(30)
+
+
+async def _answering(url: str) -> None:
+    async with asyncio.timeout(START_TIMEOUT_S), httpx.AsyncClient() as http:
+        while True:
+            try:
+                if (await http.get(f"{url}/actions")).json()["actions"]:
+                    return
+            except httpx.TransportError:
+                pass  # not listening yet
+            await asyncio.sleep(0.1)
