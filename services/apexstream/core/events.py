@@ -24,10 +24,11 @@ class TaskSubmitted(Event, frozen=True, kw_only=True):
     params: bytes
     tier: Tier
     submitted_us: int
+    options: bytes = b""  # JSON of core.options.TaskOptions
 
 
 class TaskChange(StrEnum):
-    """What happened to a task. The last three end it."""
+    """What happened to a task; :attr:`ends` tells whether it is over."""
 
     UNKNOWN = "unknown"  # written by a newer version
     ASSIGNED = "assigned"
@@ -36,6 +37,10 @@ class TaskChange(StrEnum):
     COMPLETED = "completed"
     FAILED = "failed"
     CANCELLED = "cancelled"
+    RETRYING = "retrying"
+    PARKED = "parked"
+    PAUSED = "paused"
+    RESUMED = "resumed"
 
     @property
     def ends(self) -> bool:
@@ -71,6 +76,8 @@ class ActionInfo(Event, frozen=True, kw_only=True):
     summary: str
     streams: bool
     params_schema: bytes
+    resume: str = "restart"
+    options: bytes = b""  # JSON: the action's defaults
 
 
 class RunnerState(Event, frozen=True, kw_only=True):
@@ -89,6 +96,9 @@ class ControlVerb(StrEnum):
 
     UNKNOWN = "unknown"
     CANCEL = "cancel"
+    PAUSE = "pause"
+    RESUME = "resume"
+    FORGET = "forget"
 
 
 class ControlCommand(Event, frozen=True, kw_only=True):
@@ -98,3 +108,79 @@ class ControlCommand(Event, frozen=True, kw_only=True):
     verb: ControlVerb
     at_us: int
     reason: str = ""
+
+
+class DeadLetter(Event, frozen=True, kw_only=True):
+    """A task that failed for good. On ``apex.dead-letters``, keyed by ``task_id``; a tombstone means it was sent again."""
+
+    task_id: str
+    plugin: str
+    action: str
+    params: bytes
+    tier: Tier
+    options: bytes
+    attempts: int
+    error_class: str
+    error: bytes
+    reason: str
+    at_us: int
+
+
+class StreamStatus(StrEnum):
+    """What reading a stream gives."""
+
+    UNKNOWN = "unknown"  # written by a newer version
+    OPEN = "open"
+    COMPLETE = "complete"
+    ERROR = "error"
+    CANCELLED = "cancelled"
+    EXPIRED = "expired"  # its time to live is over, its content gone
+    ERASED = "erased"  # somebody asked for that
+
+
+class SegmentRef(Event, frozen=True, kw_only=True):
+    """Where a segment, or an index page of segments, lies in the stream's partition of ``apex.segments``."""
+
+    offset: int
+    number: int
+    first_seq: int
+    count: int
+    size_bytes: int
+    index: bool = False
+
+
+class Segment(Event, frozen=True, kw_only=True):
+    """A sealed run of consecutive chunks after the fold, or an index page. Keyed ``stream_id/number``."""
+
+    stream_id: str
+    number: int
+    first_seq: int
+    count: int
+    index: bool
+    data: bytes
+    digest: bytes
+
+
+class StreamState(Event, frozen=True, kw_only=True):
+    """The fold's state of a stream at ``offset`` of its chunk partition, and where its content is sealed."""
+
+    stream_id: str
+    status: StreamStatus
+    offset: int
+    attempt: int
+    writer: str
+    fenced: bool
+    next_seq: int
+    data_count: int
+    hash: bytes
+    checkpoint: bytes | None
+    checkpoint_seq: int
+    checkpoint_hash: bytes
+    checkpoint_data_count: int
+    segments: tuple[SegmentRef, ...]
+    payload_bytes: int
+    created_us: int
+    updated_us: int
+    ended_us: int
+    expires_us: int
+    options: bytes = b""

@@ -53,9 +53,11 @@ class StreamFold:
     writer: str = ""
     fenced: bool = False  # claimed, and not yet said where the attempt goes on
     closed: Kind | None = None
+    data_count: int = 0  # data chunks before next_seq
     checkpoint: bytes | None = None
     checkpoint_seq: int = 0  # the seq after the last chunk that the checkpoint covers
     checkpoint_hash: bytes = GENESIS
+    checkpoint_data_count: int = 0
 
     def apply(self, run: ChunkRun) -> Outcome:
         """Fold one run in and say what became of it. Never raises for anything that a log can hold."""
@@ -82,17 +84,20 @@ class StreamFold:
 
     def _go_on(self, run: ChunkRun) -> Outcome:
         places = {
-            0: GENESIS,
-            self.checkpoint_seq: self.checkpoint_hash,
-            self.next_seq: self.hash,
+            0: (GENESIS, 0),
+            self.checkpoint_seq: (self.checkpoint_hash, self.checkpoint_data_count),
+            self.next_seq: (self.hash, self.data_count),
         }
-        if places.get(run.first_seq) != run.hash:
-            return _violation("resumes at a place that the log does not hold", run)
         seq = run.first_seq
+        place = places.get(seq)
+        if place is None or place[0] != run.hash:
+            return _violation("resumes at a place that the log does not hold", run)
         rewound = seq < self.next_seq
-        self.next_seq, self.hash, self.fenced = seq, run.hash, False
+        self.next_seq, self.fenced = seq, False
+        self.hash, self.data_count = place
         if seq < self.checkpoint_seq:
-            self.checkpoint, self.checkpoint_seq, self.checkpoint_hash = None, 0, GENESIS
+            self.checkpoint, self.checkpoint_seq = None, 0
+            self.checkpoint_hash, self.checkpoint_data_count = GENESIS, 0
         return Outcome(Verdict.REWOUND if rewound else Verdict.RESUMED, seq)
 
     def _append(self, run: ChunkRun) -> Outcome:
@@ -113,10 +118,12 @@ class StreamFold:
             return _violation("is not chained to the run before it", run)
         seq = self.next_seq
         self.next_seq, self.hash = seq + len(run.chunks), expected
+        self.data_count += sum(chunk.kind is Kind.DATA for chunk in run.chunks)
         if last.closes:
             self.closed = last
         if run.checkpoint is not None:
-            self.checkpoint, self.checkpoint_seq, self.checkpoint_hash = run.checkpoint, self.next_seq, expected
+            self.checkpoint, self.checkpoint_seq = run.checkpoint, self.next_seq
+            self.checkpoint_hash, self.checkpoint_data_count = expected, self.data_count
         return Outcome(Verdict.ACCEPTED, seq)
 
 

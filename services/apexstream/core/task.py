@@ -14,6 +14,9 @@ class TaskStatus(StrEnum):
     WAITING = "waiting"
     ASSIGNED = "assigned"
     RUNNING = "running"
+    PAUSED = "paused"
+    RETRYING = "retrying"
+    PARKED = "parked"
     CANCELLING = "cancelling"
     COMPLETED = "completed"
     FAILED = "failed"
@@ -32,6 +35,10 @@ _STATUS_AFTER = {
     TaskChange.COMPLETED: TaskStatus.COMPLETED,
     TaskChange.FAILED: TaskStatus.FAILED,
     TaskChange.CANCELLED: TaskStatus.CANCELLED,
+    TaskChange.RETRYING: TaskStatus.RETRYING,
+    TaskChange.PARKED: TaskStatus.PARKED,
+    TaskChange.PAUSED: TaskStatus.PAUSED,
+    TaskChange.RESUMED: TaskStatus.RUNNING,
 }
 
 
