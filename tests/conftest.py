@@ -1,0 +1,32 @@
+"""Fixtures for all tests."""
+
+import secrets
+from collections.abc import Iterator
+
+import pytest
+from tests.support.kafka import kafka_under_test
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Make the marker known."""
+    config.addinivalue_line("markers", "kafka: starts a broker; set by itself wherever the fixture is used")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what needs a broker, however indirectly, so that ``-m "not kafka"`` leaves it out."""
+    for item in items:
+        if "kafka" in getattr(item, "fixturenames", ()):
+            item.add_marker("kafka")
+
+
+@pytest.fixture(scope="session")
+def kafka() -> Iterator[str]:
+    """Bootstrap servers of a real Kafka that all tests share; keep to your own topics, see ``topic_prefix``."""
+    with kafka_under_test() as servers:
+        yield servers
+
+
+@pytest.fixture
+def topic_prefix() -> str:
+    """What this test's topics and groups start with, as in the setting of that name; no other test has it."""
+    return f"t{secrets.token_hex(4)}."
