@@ -1,0 +1,212 @@
+"""Every command and its options. Nothing heavy is imported here: what a command needs, it imports when it runs."""
+
+from typing import Annotated, Literal
+
+import typer
+
+from apexstream.core.tiers import Tier
+
+app = typer.Typer(
+    name="apexstream",
+    help="Durable, resumable, live streams of plugin results on Apache Kafka.",
+    add_completion=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+topics_app = typer.Typer(help="The platform's topics on the cluster.", rich_markup_mode=None)
+plugins_app = typer.Typer(help="The plugins installed here.", rich_markup_mode=None)
+app.add_typer(topics_app, name="topics")
+app.add_typer(plugins_app, name="plugins")
+
+Output = Literal["text", "json"]
+OutputOption = Annotated[Output, typer.Option("-o", "--output", help="text, or json: one value a line.")]
+ForceOption = Annotated[
+    bool, typer.Option("--force", help="Also what moves keys between partitions, or keeps one copy where three fit.")
+]
+UrlOption = Annotated[str, typer.Option("--url", help="The gateway's address.", show_default=False)]
+ParamsOption = Annotated[
+    list[str],
+    typer.Option("-p", "--param", metavar="KEY=VALUE", help="A parameter: key=value, or key:=JSON. Repeatable."),
+]
+TierOption = Annotated[Tier, typer.Option("--tier", help="How urgent the task is.")]
+
+
+@app.callback(invoke_without_command=True)
+def root(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Show the version and leave.", is_eager=True)] = False,
+) -> None:
+    """Durable, resumable, live streams of plugin results on Apache Kafka."""
+    if version:
+        show_version()
+        raise typer.Exit
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+
+
+@app.command("up")
+def up_command(
+    *,
+    port: Annotated[int | None, typer.Option(min=0, max=65535, help="Port of the gateway; 0: any free one.")] = None,
+    run: Annotated[
+        tuple[str, str] | None,
+        typer.Option("--run", metavar="PLUGIN ACTION", help="Run this action once all is ready."),
+    ] = None,
+    param: ParamsOption = [],  # noqa: B006 - typer copies it
+    tier: TierOption = Tier.NORMAL,
+    output: OutputOption = "text",
+    once: Annotated[bool, typer.Option("--once", help="Stop everything when the action of --run has ended.")] = False,
+    timings: Annotated[
+        bool, typer.Option("--timings", help="Write how long each phase took to stderr, as JSON.")
+    ] = False,
+) -> None:
+    """Start everything on this machine: broker, topics, gateway, dispatcher, runner. Ctrl-C stops it in order."""
+    from apexstream.cli.up import FirstRun, Plan, up
+
+    if once and run is None:
+        raise typer.BadParameter("it needs --run PLUGIN ACTION", param_hint="--once")
+    if param and run is None:
+        raise typer.BadParameter("it needs --run PLUGIN ACTION", param_hint="-p")
+    first = FirstRun(*run, param, tier, output, once) if run else None
+    raise typer.Exit(up(Plan(port=port, first=first, timings=timings)))
+
+
+@app.command("serve")
+def serve_command(
+    service: Annotated[Literal["gateway", "dispatcher", "runner"], typer.Argument(help="Which one.")],
+    supervisor_fd: Annotated[int | None, typer.Option("--supervisor-fd", hidden=True)] = None,
+) -> None:
+    """Run one service in this process, until SIGTERM or Ctrl-C. Containers and `apexstream up` use it."""
+    from apexstream.cli.serve import serve
+
+    raise typer.Exit(serve(service, supervisor_fd))
+
+
+@app.command("run")
+def run_command(
+    plugin: Annotated[str, typer.Argument(help="The plugin's name.")],
+    action: Annotated[str, typer.Argument(help="The action's name.")],
+    *,
+    param: ParamsOption = [],  # noqa: B006 - typer copies it
+    tier: TierOption = Tier.NORMAL,
+    local: Annotated[
+        bool, typer.Option("--local", help="Run the action in this process, without gateway and Kafka.")
+    ] = False,
+    output: OutputOption = "text",
+    detach: Annotated[bool, typer.Option("--detach", "-d", help="Print the task's id and leave it running.")] = False,
+    url: UrlOption = "",
+) -> None:
+    """Run an action and show its stream. Ctrl-C cancels the task and waits for the receipt; a second one leaves."""
+    if local and detach:
+        raise typer.BadParameter("a local run ends with this process", param_hint="--detach")
+    if local:
+        from apexstream.cli.local import run_local
+
+        raise typer.Exit(run_local(plugin, action, param, output))
+    from apexstream.cli.run import run
+
+    raise typer.Exit(run(plugin, action, param, tier=tier, output=output, detach=detach, url=url))
+
+
+@app.command("tail")
+def tail_command(
+    what: Annotated[
+        str, typer.Argument(metavar="STREAM|TOPIC", help="A stream's id, or a topic's name for its raw records.")
+    ],
+    start: Annotated[
+        str, typer.Option("--from", metavar="start|end|N", help="Where to begin: seq N, or offset N.")
+    ] = "start",
+    follow: Annotated[bool, typer.Option("--follow/--no-follow", help="Go on with what comes later.")] = True,
+    output: OutputOption = "text",
+    url: UrlOption = "",
+) -> None:
+    """Show a stream, or every record of a topic as JSON lines."""
+    from apexstream.cli.tail import tail
+
+    raise typer.Exit(tail(what, start=start, follow=follow, output=output, url=url))
+
+
+@app.command("tasks")
+def tasks_command(
+    limit: Annotated[int, typer.Option(min=1, max=1000, help="How many at most.")] = 20,
+    output: OutputOption = "text",
+    url: UrlOption = "",
+) -> None:
+    """List the newest tasks."""
+    from apexstream.cli.tasks import list_tasks
+
+    raise typer.Exit(list_tasks(limit, output, url))
+
+
+@app.command("cancel")
+def cancel_command(
+    task: Annotated[str, typer.Argument(metavar="TASK", help="The task's id.")],
+    output: OutputOption = "text",
+    url: UrlOption = "",
+) -> None:
+    """Cancel a task."""
+    from apexstream.cli.tasks import cancel
+
+    raise typer.Exit(cancel(task, output, url))
+
+
+@topics_app.command("apply")
+def topics_apply(*, output: OutputOption = "text", force: ForceOption = False) -> None:
+    """Create missing topics and settle their settings."""
+    from apexstream.cli.topics import apply_topics
+
+    raise typer.Exit(apply_topics(output, force=force))
+
+
+@topics_app.command("diff")
+def topics_diff(*, output: OutputOption = "text", force: ForceOption = False) -> None:
+    """Show what `topics apply` would change; status 1 if there is anything."""
+    from apexstream.cli.topics import diff_topics
+
+    raise typer.Exit(diff_topics(output, force=force))
+
+
+@topics_app.command("list")
+def topics_list(output: OutputOption = "text") -> None:
+    """List the topics that are declared; works without Kafka."""
+    from apexstream.cli.topics import list_topics
+
+    raise typer.Exit(list_topics(output))
+
+
+@plugins_app.command("list")
+def plugins_list(output: OutputOption = "text") -> None:
+    """List installed plugins, their actions, and what is wrong with the broken ones; works without Kafka."""
+    from apexstream.cli.plugins import list_plugins
+
+    raise typer.Exit(list_plugins(output))
+
+
+@app.command("doctor")
+def doctor_command(output: OutputOption = "text", url: UrlOption = "") -> None:
+    """Check this machine and what runs on it; status 1 if something fails."""
+    from apexstream.cli.doctor import doctor
+
+    raise typer.Exit(doctor(output, url))
+
+
+@app.command("settings")
+def settings_command(output: OutputOption = "text") -> None:
+    """List every setting: its environment variable, its value now, what it means."""
+    from apexstream.cli.settings import list_settings
+
+    raise typer.Exit(list_settings(output))
+
+
+@app.command("version")
+def version_command() -> None:
+    """Show the version."""
+    show_version()
+
+
+def show_version() -> None:
+    """Write the version, alone, to standard output."""
+    from apexstream import __version__
+
+    typer.echo(__version__)

@@ -1,0 +1,203 @@
+"""The Python client: submit tasks, ask about them, cancel them, follow their streams."""
+
+import os
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import aclosing
+from typing import Any, Self, TypeVar
+from urllib.parse import quote
+
+import httpx
+import msgspec
+
+from apexstream.client.address import parse_address
+from apexstream.client.follower import Follower
+from apexstream.client.frames import Frame
+from apexstream.client.model import Offer, Task
+from apexstream.client.patience import ReconnectPolicy
+from apexstream.client.position import Position
+from apexstream.client.problems import Problem
+from apexstream.core.errors import (
+    ApexError,
+    DataCorruption,
+    InvalidParameters,
+    InvalidRequest,
+    OutcomeUnknown,
+    Unavailable,
+    UnknownTask,
+)
+from apexstream.core.ids import check_id, new_id
+from apexstream.core.tiers import Tier
+from apexstream.runtime.clock import Clock, SystemClock
+
+REQUEST_TIMEOUT_S = 30.0
+CONNECT_TIMEOUT_S = 5.0
+
+_T = TypeVar("_T")
+
+
+class _Refusal(msgspec.Struct, frozen=True):
+    error: Problem
+
+
+class _Tasks(msgspec.Struct, frozen=True):
+    tasks: list[Task]
+
+
+class Client:
+    """A connection to one gateway; use it as an async context manager.
+
+    >>> async with Client("http://127.0.0.1:8080") as client:
+    ...     task = await client.submit("corpus", "analyze", {"path": "docs"})
+    ...     async for frame in client.follow(task.stream_id):
+    ...         print(frame)
+
+    Every call raises the :class:`~apexstream.core.errors.ApexError` that the gateway reports, and
+    :class:`~apexstream.core.errors.Unavailable` when it cannot be reached. Requests are not repeated; :meth:`follow`
+    connects again by itself. Leaving a stream never cancels its task: :meth:`cancel` does.
+    """
+
+    def __init__(
+        self,
+        url: str = "http://127.0.0.1:8080",
+        *,
+        timeout_s: float = REQUEST_TIMEOUT_S,
+        reconnect: ReconnectPolicy | None = None,
+        clock: Clock | None = None,
+    ) -> None:
+        self.address = parse_address(url)
+        self._reconnect = reconnect or ReconnectPolicy()
+        self._clock = clock or SystemClock()
+        self._http = httpx.AsyncClient(
+            base_url=self.address.http,
+            timeout=httpx.Timeout(timeout_s, connect=min(timeout_s, CONNECT_TIMEOUT_S)),
+            trust_env=not self.address.loopback,
+        )
+
+    async def __aenter__(self) -> Self:
+        """Open the connection pool; nothing is sent yet."""
+        await self._http.__aenter__()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """Close all HTTP connections."""
+        await self._http.aclose()
+
+    async def actions(self) -> Offer:
+        """What can be run now."""
+        return await self._call("GET", "/actions", Offer)
+
+    async def submit(
+        self,
+        plugin: str,
+        action: str,
+        params: Mapping[str, Any] | None = None,
+        *,
+        tier: Tier | str = Tier.NORMAL,
+        task_id: str | None = None,
+    ) -> Task:
+        """Ask for one run of an action and return the waiting task.
+
+        The client chooses the task's id unless ``task_id`` gives one, so a submission whose answer was lost
+        (:class:`~apexstream.core.errors.OutcomeUnknown`, whose ``where`` is the id) can be looked up or made again.
+        """
+        chosen = (
+            new_id(self._clock.now_us() // 1000, os.urandom(10)) if task_id is None else check_id(task_id, "task_id")
+        )
+        body = {"plugin": plugin, "action": action, "params": params or {}, "tier": _tier(tier), "task_id": chosen}
+        try:
+            content = msgspec.json.encode(body)
+        except (TypeError, ValueError, RecursionError, OverflowError) as problem:
+            raise InvalidParameters(f"cannot be written as JSON: {problem}", where="params") from None
+        try:
+            return await self._call("POST", "/tasks", Task, content=content)
+        except OutcomeUnknown as problem:
+            raise OutcomeUnknown(
+                problem.what, where=chosen, hint="Ask for this task, or submit again with the same task_id"
+            ) from problem
+
+    async def task(self, task_id: str) -> Task:
+        """The state of a task; raises :class:`~apexstream.core.errors.UnknownTask`."""
+        return await self._call("GET", _task_path(task_id), Task)
+
+    async def tasks(self, limit: int = 50) -> list[Task]:
+        """The newest tasks, newest first."""
+        return (await self._call("GET", f"/tasks?limit={limit:d}", _Tasks)).tasks
+
+    async def cancel(self, task_id: str) -> Task:
+        """Ask for a task's end. The state is ``cancelling``, or the final one if it had ended already."""
+        return await self._call("DELETE", _task_path(task_id), Task)
+
+    async def follow(self, stream_id: str, from_seq: int = 0) -> AsyncGenerator[Frame, None]:
+        """Every frame of a stream from ``from_seq`` on, in order, none twice and none left out, until its end frame.
+
+        A stream that does not exist yet is waited for. A lost connection is made again, with exponential backoff and
+        full jitter, at the seq after the last frame; :class:`~apexstream.core.errors.Unavailable` is raised once that
+        has failed for ``reconnect.offline_max_s``. A :class:`Rewind` says that later frames replace earlier ones.
+        Close the iterator (``contextlib.aclosing``) when you leave it early.
+        """
+        if from_seq < 0:
+            raise InvalidRequest(f"a stream has no seq {from_seq}", where="from_seq", hint="The first one is 0")
+        follower = Follower(
+            address=self.address,
+            stream_id=check_id(stream_id, "stream_id"),
+            position=Position(from_seq),
+            policy=self._reconnect,
+            clock=self._clock,
+        )
+        async with aclosing(follower.frames()) as frames:
+            async for frame in frames:
+                yield frame
+
+    async def ready(self) -> bool:
+        """True if the gateway says that it can serve."""
+        return (await self._send("GET", "/readyz", None)).status_code == httpx.codes.OK
+
+    async def _call(self, method: str, path: str, shape: type[_T], *, content: bytes | None = None) -> _T:
+        response = await self._send(method, path, content)
+        if response.is_error:
+            raise _refusal(response)
+        try:
+            return msgspec.json.decode(response.content, type=shape)
+        except msgspec.MsgspecError as problem:
+            raise DataCorruption(
+                f"the answer is not what a gateway sends: {problem}", where=str(response.url), hint="Check the address"
+            ) from None
+
+    async def _send(self, method: str, path: str, content: bytes | None) -> httpx.Response:
+        headers = {} if content is None else {"content-type": "application/json"}
+        try:
+            return await self._http.request(method, path, content=content, headers=headers)
+        except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout) as problem:
+            raise Unavailable(
+                "no gateway answers",
+                where=self.address.http,
+                hint="Start one with `apexstream up`, or name its address with --url or APEX_GATEWAY_URL",
+            ) from problem
+        except httpx.TransportError as problem:
+            kind = Unavailable if method == "GET" else OutcomeUnknown
+            raise kind(f"no answer: {problem or type(problem).__name__}", where=self.address.http) from problem
+
+
+def _refusal(response: httpx.Response) -> ApexError:
+    try:
+        return msgspec.json.decode(response.content, type=_Refusal).error.exception()
+    except msgspec.MsgspecError:
+        # Not the gateway's own answer: a proxy in between, or another server altogether.
+        what = f"HTTP {response.status_code} {response.reason_phrase}"
+        kind = Unavailable if response.is_server_error else InvalidRequest
+        return kind(what, where=str(response.url), hint="Check the gateway's address")
+
+
+def _tier(tier: Tier | str) -> Tier:
+    try:
+        return Tier(tier)
+    except ValueError:
+        raise InvalidRequest(f"{tier!r} is not a tier", where="tier", hint=f"Use {', '.join(Tier)}") from None
+
+
+def _task_path(task_id: str) -> str:
+    try:
+        return f"/tasks/{quote(check_id(task_id, 'task_id'), safe='')}"
+    except InvalidRequest as problem:
+        # An id that no task can have names no task.
+        raise UnknownTask(problem.what, where=problem.where, hint=problem.hint) from None

@@ -1,0 +1,155 @@
+"""Follows one stream over a WebSocket, through as many connections as it takes."""
+
+import asyncio
+import random
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing
+from dataclasses import dataclass, field
+
+import msgspec
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import ConnectionClosed, InvalidProxy, InvalidStatus, InvalidURI, WebSocketException
+
+from apexstream.client.address import Address
+from apexstream.client.frames import EndFrame, Frame, Pong, Refused, decode_frame
+from apexstream.client.patience import Patience, ReconnectPolicy
+from apexstream.client.position import Position, Step
+from apexstream.core.errors import DataCorruption, InvalidRequest, Unavailable
+from apexstream.runtime.clock import Clock
+
+MESSAGE_BYTES_MAX = 8 * 1024 * 1024  # one chunk of 512 KiB, every character of it escaped, fits
+QUEUE_FRAMES_MAX = 256  # received and not yet taken; beyond it the socket is not read, and the gateway feels it
+PING_INTERVAL_S = 10.0
+CLOSE_TIMEOUT_S = 1.0
+
+_TERMINAL_CLOSE = range(4500, 5000)  # the gateway's word for "connecting again will not help"
+_REFUSED_CLOSE = frozenset({4400, 4401, 4403, 4404})
+_TRY_AGAIN_STATUS = frozenset({408, 425, 429})
+
+
+class _Lost(Exception):
+    """This connection is of no more use; another one may be."""
+
+
+class _Subscribe(msgspec.Struct, frozen=True, tag_field="type", tag="subscribe"):
+    stream_id: str
+    from_seq: int
+
+
+@dataclass(slots=True, kw_only=True)
+class Follower:
+    """One reader of one stream: :meth:`frames` yields every frame from ``position`` on exactly once, in order."""
+
+    address: Address
+    stream_id: str
+    position: Position
+    policy: ReconnectPolicy
+    clock: Clock
+    draw: Callable[[], float] = random.random
+    pause: Callable[[float], Awaitable[None]] = asyncio.sleep
+    _patience: Patience = field(init=False)
+    _gap_at: int = -1  # the seq that a fresh subscription also failed to deliver
+
+    def __post_init__(self) -> None:
+        self._patience = Patience(self.policy, self.draw)
+
+    async def frames(self) -> AsyncGenerator[Frame, None]:
+        """The frames of the stream until its end frame, inclusive.
+
+        Raises :class:`Unavailable` when no connection could be had for ``policy.offline_max_s``, the gateway's error
+        when it refuses the stream, and :class:`DataCorruption` when the gateway does not deliver what it must.
+        """
+        while True:
+            connected_at: float | None = None
+            try:
+                async with self._connection() as socket:
+                    connected_at = self.clock.monotonic()
+                    async with aclosing(self._read(socket)) as frames:
+                        async for frame in frames:
+                            yield frame
+                            if isinstance(frame, EndFrame):
+                                return
+            except (_Lost, WebSocketException, OSError, TimeoutError) as problem:
+                _refuse_if_final(problem, self.address)
+                await self.pause(
+                    self._patience.lost(
+                        self.clock.monotonic(),
+                        connected_at=connected_at,
+                        reason=_reason(problem),
+                        where=self.address.websocket,
+                    )
+                )
+
+    def _connection(self) -> connect:
+        return connect(
+            self.address.websocket,
+            compression=None,
+            proxy=None if self.address.loopback else True,
+            open_timeout=self.policy.connect_timeout_s,
+            ping_interval=PING_INTERVAL_S,
+            ping_timeout=PING_INTERVAL_S,
+            close_timeout=CLOSE_TIMEOUT_S,
+            max_size=MESSAGE_BYTES_MAX,
+            max_queue=QUEUE_FRAMES_MAX,
+        )
+
+    async def _read(self, socket: ClientConnection) -> AsyncGenerator[Frame, None]:
+        command = _Subscribe(self.stream_id, self.position.next_seq)
+        await socket.send(msgspec.json.encode(command), text=True)
+        while True:
+            frame = decode_frame(await socket.recv(decode=False))
+            if frame is None or isinstance(frame, Pong):
+                continue
+            if isinstance(frame, Refused):
+                self._refused(frame)
+            elif frame.stream_id == self.stream_id and self._due(frame):
+                self._patience.worked()
+                yield frame
+
+    def _due(self, frame: Frame) -> bool:
+        step = self.position.take(frame)
+        if step is not Step.GAP:
+            return step is Step.DELIVER
+        wanted = self.position.next_seq
+        if self._gap_at == wanted:
+            raise DataCorruption(
+                f"the gateway went on at seq {frame.seq} twice instead of {wanted}",
+                where=self.stream_id,
+                hint="Follow the stream from seq 0 to see what it holds",
+            )
+        self._gap_at = wanted
+        raise _Lost(f"seq {wanted} is missing")
+
+    def _refused(self, frame: Refused) -> None:
+        if frame.stream_id not in {"", self.stream_id}:
+            return
+        problem = frame.error.exception()
+        if isinstance(problem, Unavailable):
+            raise _Lost(problem.what)
+        raise problem
+
+
+def _refuse_if_final(problem: Exception, address: Address) -> None:
+    """Raise what the caller must see if no further connection could help."""
+    if isinstance(problem, InvalidURI | InvalidProxy):
+        raise InvalidRequest(str(problem), where=address.websocket) from problem
+    if isinstance(problem, InvalidStatus):
+        status = problem.response.status_code
+        if 400 <= status < 500 and status not in _TRY_AGAIN_STATUS:
+            raise InvalidRequest(
+                f"no WebSocket here: HTTP {status}",
+                where=address.websocket,
+                hint="Check the gateway's address",
+            ) from problem
+    if isinstance(problem, ConnectionClosed) and problem.rcvd is not None:
+        close = problem.rcvd
+        if close.code in _TERMINAL_CLOSE or close.code in _REFUSED_CLOSE:
+            raise InvalidRequest(
+                f"the gateway closed the connection for good: {close.reason or close.code}", where=address.websocket
+            ) from problem
+
+
+def _reason(problem: Exception) -> str:
+    if isinstance(problem, TimeoutError):
+        return "no answer in time"
+    return str(problem) or type(problem).__name__

@@ -1,0 +1,156 @@
+"""Settings, read once from the environment by the composition root and handed down from there."""
+
+import os
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from apexstream.core.errors import InvalidConfiguration
+
+_PREFIX = "APEX_"
+
+
+class Settings(BaseSettings):
+    """One field a setting; the environment variable is ``APEX_`` and its name, except where an alias says otherwise."""
+
+    # An empty variable counts as unset: that is what a container file's ``${NAME:-}`` leaves behind.
+    model_config = SettingsConfigDict(
+        env_prefix=_PREFIX, env_ignore_empty=True, frozen=True, extra="forbid", populate_by_name=True
+    )
+
+    bootstrap_servers: Annotated[
+        str,
+        Field(
+            validation_alias="KAFKA_BOOTSTRAP_SERVERS",
+            pattern=r"^([^\s,]+:\d{1,5}(,[^\s,]+:\d{1,5})*)?$",
+            description="Kafka cluster to use, host:port,host:port. Empty: `apexstream up` starts an embedded broker.",
+        ),
+    ] = ""
+    topic_prefix: Annotated[
+        str,
+        Field(
+            pattern=r"^[a-z0-9][a-z0-9.-]{0,40}\.$",
+            description="What the names of all topics and consumer groups start with; several installations share a cluster.",
+        ),
+    ] = "apex."
+    replication: Annotated[
+        int,
+        Field(ge=-1, le=9, description="Replication factor for topics that are created; -1: the cluster's default."),
+    ] = -1
+    home: Annotated[
+        Path, Field(description="Where the embedded broker keeps its data, so that streams survive a restart.")
+    ] = Path("~/.apexstream")
+    cache: Annotated[
+        Path, Field(description="Where downloaded jars and the JVM's AOT cache are kept; safe to delete.")
+    ] = Path("~/.cache/apexstream")
+    kafka_port: Annotated[int, Field(ge=1, le=65535, description="Port of the embedded broker; another if taken.")] = (
+        9092
+    )
+    host: Annotated[str, Field(description="Address that the gateway listens on.")] = "127.0.0.1"
+    port: Annotated[int, Field(ge=0, le=65535, description="Port of the gateway; 0: any free one.")] = 8080
+    gateway_url: Annotated[
+        str, Field(description="Where the command line finds the gateway; empty: http://host:port.")
+    ] = ""
+    instance: Annotated[
+        str,
+        Field(
+            pattern=r"^([a-z0-9][a-z0-9._-]{0,63})?$",
+            description="Name of this process in events and logs; made from host and pid if empty.",
+        ),
+    ] = ""
+    runner_capacity: Annotated[int, Field(ge=1, le=10_000, description="Tasks that one runner runs at once.")] = 64
+    drain_timeout_s: Annotated[
+        float, Field(gt=0, le=300, description="How long a service may take to stop, seconds.")
+    ] = 10.0
+    append_timeout_s: Annotated[
+        float,
+        Field(
+            gt=0, le=300, description="How long Kafka may take to acknowledge an append before its outcome is unknown."
+        ),
+    ] = 30.0
+    log_level: Annotated[
+        Literal["debug", "info", "warning", "error"], Field(description="Least severe log that is shown.")
+    ] = "info"
+    log_format: Annotated[
+        Literal["auto", "json", "console"], Field(description="auto: console on a terminal, else JSON.")
+    ] = "auto"
+
+    @property
+    def home_path(self) -> Path:
+        """``home`` with ``~`` resolved."""
+        return self.home.expanduser()
+
+    @property
+    def cache_path(self) -> Path:
+        """``cache`` with ``~`` resolved."""
+        return self.cache.expanduser()
+
+    @property
+    def url(self) -> str:
+        """The gateway's base URL as clients on this machine use it."""
+        return self.gateway_url.rstrip("/") or f"http://{_reachable(self.host)}:{self.port}"
+
+    def topic(self, name: str) -> str:
+        """The full name of the topic that the catalogue calls ``apex.<name>``."""
+        return self.topic_prefix + name
+
+    def instance_name(self, role: str) -> str:
+        """Who this process says it is: ``instance`` or ``<role>-<host>-<pid>``."""
+        return self.instance or f"{role}-{socket.gethostname().lower()}-{os.getpid()}"
+
+
+@dataclass(frozen=True, slots=True)
+class SettingInfo:
+    """One setting as users see it: its environment variable, its value now, its default, its meaning."""
+
+    name: str
+    value: str
+    default: str
+    description: str
+
+
+def describe_settings(settings: Settings) -> list[SettingInfo]:
+    """Every setting, in the order of declaration."""
+    return [
+        SettingInfo(variable_of(name), str(getattr(settings, name)), str(field.get_default()), field.description or "")
+        for name, field in Settings.model_fields.items()
+    ]
+
+
+def variable_of(field: str) -> str:
+    """The environment variable that sets ``field``."""
+    alias = Settings.model_fields[field].validation_alias
+    return alias if isinstance(alias, str) else f"{_PREFIX}{field}".upper()
+
+
+def load_settings(environ: Mapping[str, str] | None = None) -> Settings:
+    """Read the settings from the process environment; raise :class:`InvalidConfiguration` naming key and remedy.
+
+    ``environ`` is only looked at for unknown ``APEX_`` names, which are refused: a misspelt setting must not be ignored.
+    """
+    known = {f"{_PREFIX}{name}".upper() for name in Settings.model_fields} | _OWN_NAMES
+    for name in os.environ if environ is None else environ:
+        if name.startswith(_PREFIX) and name not in known:
+            raise InvalidConfiguration("unknown setting", where=name, hint="See `apexstream settings` for all of them")
+    try:
+        return Settings()
+    except ValidationError as problem:
+        first = problem.errors()[0]
+        field = str(first["loc"][0])
+        where = variable_of(field) if field in Settings.model_fields else field
+        raise InvalidConfiguration(f"{first['msg']}, got {first['input']!r}", where=where) from None
+
+
+def _reachable(host: str) -> str:
+    """``host`` as it stands in a URL of this machine: a wildcard is not an address to connect to."""
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - not bound here, only replaced
+    return f"[{host}]" if ":" in host else host
+
+
+# Variables with this prefix that other parts of the project read: the tests choose their Kafka with them.
+_OWN_NAMES = frozenset({"APEX_TEST_KAFKA", "APEX_TEST_KAFKA_IMAGE"})

@@ -1,0 +1,243 @@
+"""Following a stream over real sockets that break at chosen points."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import dataclass, field
+from http import HTTPStatus
+from typing import Any
+
+import msgspec
+import pytest
+from websockets.asyncio.server import Request, Response, ServerConnection, serve
+
+from apexstream.client import Client, Complete, Frame, ReconnectPolicy, Rewind, Update
+from apexstream.core.errors import DataCorruption, InvalidRequest, Unavailable, UnknownTask
+
+POLICY = ReconnectPolicy(base_s=0.001, cap_s=0.01, offline_max_s=5)
+
+
+def update(seq: int, data: Any = None) -> dict[str, Any]:
+    return {"type": "stream_update", "stream_id": "s", "seq": seq, "data": seq if data is None else data}
+
+
+def complete(seq: int) -> dict[str, Any]:
+    return {"type": "stream_complete", "stream_id": "s", "seq": seq}
+
+
+def rewind(seq: int) -> dict[str, Any]:
+    return {"type": "stream_rewind", "stream_id": "s", "seq": seq}
+
+
+@dataclass
+class Gateway:
+    """Answers the n-th connection with the n-th script: messages, then an end of the connection."""
+
+    scripts: Sequence[Callable[[ServerConnection, int], Any]]
+    subscriptions: list[tuple[str, int]] = field(default_factory=list)
+    url: str = ""
+
+    async def handle(self, socket: ServerConnection) -> None:
+        command = msgspec.json.decode(await socket.recv())
+        assert command["type"] == "subscribe"
+        self.subscriptions.append((command["stream_id"], command["from_seq"]))
+        await self.scripts[len(self.subscriptions) - 1](socket, command["from_seq"])
+
+
+@asynccontextmanager
+async def gateway(*scripts: Callable[[ServerConnection, int], Any], **options: Any) -> AsyncIterator[Gateway]:
+    served = Gateway(scripts)
+    async with serve(served.handle, "127.0.0.1", 0, **options) as server:
+        served.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        yield served
+
+
+def sends(*messages: Any, then: str = "abort") -> Callable[[ServerConnection, int], Any]:
+    """A script: send the messages, then break the connection (abort), close it with a code, or hold it (hold)."""
+
+    async def script(socket: ServerConnection, _: int) -> None:
+        for message in messages:
+            await socket.send(message if isinstance(message, str) else msgspec.json.encode(message).decode())
+        if then == "hold":
+            await socket.wait_closed()
+        elif then == "abort":
+            await socket.ping()  # a ping is answered in order: by its pong the messages have arrived
+            await asyncio.wait_for(await socket.ping(), 5)
+            socket.transport.abort()
+        else:
+            await socket.close(int(then))
+
+    return script
+
+
+async def follow(url: str, from_seq: int = 0, policy: ReconnectPolicy = POLICY) -> list[Frame]:
+    async with Client(url, reconnect=policy) as client:
+        return [frame async for frame in client.follow("s", from_seq)]
+
+
+async def test_a_stream_is_read_to_its_end() -> None:
+    async with gateway(sends(update(0), update(1), complete(2), then="hold")) as server:
+        frames = await follow(server.url)
+
+    assert frames == [Update(stream_id="s", seq=n, data=n) for n in (0, 1)] + [Complete(stream_id="s", seq=2)]
+    assert server.subscriptions == [("s", 0)]
+
+
+@pytest.mark.parametrize("cut", range(6))
+async def test_a_connection_lost_anywhere_resumes_at_the_next_seq(cut: int) -> None:
+    messages = [*map(update, range(5)), complete(5)]
+    async with gateway(sends(*messages[:cut]), sends(*messages[cut:], then="hold")) as server:
+        frames = await follow(server.url)
+
+    assert [frame.seq for frame in frames] == list(range(6))
+    assert server.subscriptions == [("s", 0), ("s", cut)]
+
+
+@pytest.mark.parametrize("code", ["1000", "1001", "1011", "1012", "1013", "3000", "4000", "4429"])
+async def test_a_close_that_does_not_forbid_it_is_followed_by_a_new_connection(code: str) -> None:
+    async with gateway(sends(update(0), then=code), sends(complete(1), then="hold")) as server:
+        frames = await follow(server.url)
+
+    assert [frame.seq for frame in frames] == [0, 1]
+
+
+@pytest.mark.parametrize("code", ["4400", "4401", "4403", "4500", "4999"])
+async def test_a_close_for_good_is_an_error(code: str) -> None:
+    async with gateway(sends(update(0), then=code)) as server:
+        with pytest.raises(InvalidRequest, match="closed the connection for good"):
+            await follow(server.url)
+
+
+async def test_what_a_gateway_repeats_is_delivered_once() -> None:
+    everything = [update(0), update(1), update(2), complete(3)]
+    async with gateway(sends(*everything[:2]), sends(*everything, then="hold")) as server:
+        frames = await follow(server.url)
+
+    assert [frame.seq for frame in frames] == [0, 1, 2, 3]
+
+
+async def test_a_gap_is_closed_by_subscribing_again() -> None:
+    async with gateway(sends(update(0), update(2), then="hold"), sends(update(1), complete(2), then="hold")) as server:
+        frames = await follow(server.url)
+
+    assert [frame.seq for frame in frames] == [0, 1, 2]
+    assert server.subscriptions == [("s", 0), ("s", 1)]
+
+
+async def test_a_gap_that_stays_is_an_error_and_never_skipped() -> None:
+    skipping = sends(update(0), update(2), then="hold")
+    async with gateway(skipping, skipping) as server:
+        with pytest.raises(DataCorruption, match="seq 2 twice instead of 1"):
+            await follow(server.url)
+
+
+async def test_after_a_rewind_the_frames_from_there_on_come_again() -> None:
+    async with gateway(
+        sends(update(0), update(1, "old"), rewind(1), update(1, "new"), complete(2), then="hold")
+    ) as server:
+        frames = await follow(server.url)
+
+    assert [(type(frame), frame.seq) for frame in frames] == [
+        (Update, 0),
+        (Update, 1),
+        (Rewind, 1),
+        (Update, 1),
+        (Complete, 2),
+    ]
+    assert frames[3].data == "new"
+
+
+async def test_a_connection_lost_after_a_rewind_resumes_at_the_rewound_seq() -> None:
+    async with gateway(
+        sends(update(0), update(1), update(2), rewind(1)), sends(update(1), complete(2), then="hold")
+    ) as server:
+        await follow(server.url)
+
+    assert server.subscriptions == [("s", 0), ("s", 1)]
+
+
+async def test_following_starts_where_it_is_told() -> None:
+    async with gateway(sends(update(7), complete(8), then="hold")) as server:
+        frames = await follow(server.url, from_seq=7)
+
+    assert [frame.seq for frame in frames] == [7, 8]
+    assert server.subscriptions == [("s", 7)]
+
+
+async def test_a_refused_subscription_raises_the_gateways_error() -> None:
+    refusal = {"type": "error", "error": {"code": "unknown_task", "message": "no such stream"}, "stream_id": "s"}
+    async with gateway(sends(refusal, then="hold")) as server:
+        with pytest.raises(UnknownTask, match="no such stream"):
+            await follow(server.url)
+
+
+async def test_a_subscription_refused_for_now_is_made_again() -> None:
+    refusal = {"type": "error", "error": {"code": "unavailable", "message": "Kafka is away"}, "stream_id": "s"}
+    async with gateway(sends(refusal, then="hold"), sends(complete(0), then="hold")) as server:
+        frames = await follow(server.url)
+
+    assert frames == [Complete(stream_id="s", seq=0)]
+
+
+async def test_frames_of_other_streams_and_unknown_types_are_passed_over() -> None:
+    other = {"type": "stream_update", "stream_id": "other", "seq": 9, "data": 1}
+    async with gateway(
+        sends(other, {"type": "stream_news", "seq": 1}, {"type": "pong"}, complete(0), then="hold")
+    ) as server:
+        assert await follow(server.url) == [Complete(stream_id="s", seq=0)]
+
+
+async def test_without_any_gateway_it_gives_up_after_the_bound(unused_tcp_port: int) -> None:
+    policy = ReconnectPolicy(base_s=0.01, cap_s=0.02, offline_max_s=0.2)
+
+    with pytest.raises(Unavailable, match=r"no connection for 0\.2 s"):
+        await asyncio.wait_for(follow(f"http://127.0.0.1:{unused_tcp_port}", policy=policy), 5)
+
+
+async def test_an_address_without_a_socket_is_an_error_at_once() -> None:
+    def refuse(connection: ServerConnection, request: Request) -> Response:
+        return connection.respond(HTTPStatus.NOT_FOUND, "no")
+
+    async with gateway(process_request=refuse) as server:
+        with pytest.raises(InvalidRequest, match="HTTP 404"):
+            await asyncio.wait_for(follow(server.url), 5)
+
+
+async def test_a_gateway_that_is_overloaded_is_asked_again() -> None:
+    refusals = [HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.TOO_MANY_REQUESTS]
+
+    def refuse(connection: ServerConnection, request: Request) -> Response | None:
+        return connection.respond(refusals.pop(), "later") if refusals else None
+
+    async with gateway(sends(complete(0), then="hold"), process_request=refuse) as server:
+        assert len(await follow(server.url)) == 1
+
+
+async def test_leaving_a_stream_early_closes_its_connection() -> None:
+    closed = asyncio.Event()
+
+    async def script(socket: ServerConnection, _: int) -> None:
+        await socket.send(msgspec.json.encode(update(0)).decode())
+        await socket.wait_closed()
+        closed.set()
+
+    async with gateway(script) as server, Client(server.url) as client:
+        async with aclosing(client.follow("s")) as frames:
+            await anext(frames)
+
+        await asyncio.wait_for(closed.wait(), 5)
+
+
+async def test_a_chunk_of_the_largest_size_comes_through() -> None:
+    data = "\x01" * 512 * 1024  # JSON needs six characters for each
+    async with gateway(sends(update(0, data), complete(1), then="hold")) as server:
+        frames = await follow(server.url)
+
+    assert frames[0].data == data
+
+
+@pytest.mark.parametrize(("stream_id", "from_seq"), [("../x", 0), ("", 0), ("s", -1)])
+async def test_what_cannot_be_a_stream_is_refused_before_connecting(stream_id: str, from_seq: int) -> None:
+    async with Client("http://127.0.0.1:1") as client:
+        with pytest.raises(InvalidRequest):
+            await anext(client.follow(stream_id, from_seq))
