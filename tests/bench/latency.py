@@ -19,7 +19,7 @@ import websockets
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from tests.bench.measure import median_ratio, quantile, table
-from tests.bench.system import system
+from tests.support.system import own_broker
 
 ROUNDS, SECONDS, PAD = 5, 5.0, 150  # with its other fields a chunk has about 200 bytes
 BARE_TOPIC = "bench-bare"
@@ -100,7 +100,10 @@ async def run() -> str:
 
 @asynccontextmanager
 async def _prepared() -> AsyncIterator[tuple[httpx.AsyncClient, str, str]]:
-    async with system("gateway", "dispatcher", "runner") as (url, bootstrap), httpx.AsyncClient(base_url=url) as http:
+    async with (
+        own_broker("gateway", "dispatcher", "runner") as (url, bootstrap),
+        httpx.AsyncClient(base_url=url) as http,
+    ):
         admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap)
         await admin.start()
         await admin.create_topics([NewTopic(BARE_TOPIC, 1, 1)])

@@ -1,4 +1,4 @@
-"""A whole ApexStream as separate processes on a broker of its own, as users run it."""
+"""A whole ApexStream as separate processes, as users run it."""
 
 import asyncio
 import os
@@ -17,37 +17,45 @@ from apexstream.log import admin
 from apexstream.log.broker import EmbeddedBroker
 from apexstream.runtime.settings import Settings
 
-PLUGINS = Path(__file__).parents[1] / "support" / "plugins"
+PLUGINS = Path(__file__).with_name("plugins")
 START_TIMEOUT_S = 60
+ALL = ("gateway", "dispatcher", "runner")
 
 
 @asynccontextmanager
-async def system(*services: str) -> AsyncIterator[tuple[str, str]]:
+async def own_broker(*services: str) -> AsyncIterator[tuple[str, str]]:
     """Run a broker and ``services``; give (gateway URL, bootstrap servers)."""
-    with tempfile.TemporaryDirectory() as home, EmbeddedBroker(Path(home), Settings().cache_path) as broker:
-        bootstrap = broker.bootstrap_servers
-        await admin.apply(load_catalogue(), bootstrap)
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            port = free.getsockname()[1]
-        environ = {
-            **os.environ,
-            "KAFKA_BOOTSTRAP_SERVERS": bootstrap,
-            "APEX_PORT": str(port),
-            "APEX_LOG_LEVEL": "warning",
-        }
-        environ["PYTHONPATH"] = os.pathsep.join([str(PLUGINS), *filter(None, [environ.get("PYTHONPATH")])])
-        processes = [
-            subprocess.Popen([sys.executable, "-m", "apexstream", "serve", name], env=environ) for name in services
-        ]
-        url = f"http://127.0.0.1:{port}"
-        try:
-            await _answering(url)
-            yield url, bootstrap
-        finally:
-            for process in processes:
-                process.terminate()
-            for process in processes:
-                process.wait(30)
+    with tempfile.TemporaryDirectory() as home, EmbeddedBroker(Path(home), Settings().cache_path, port=0) as broker:
+        async with processes(broker.bootstrap_servers, "apex.", *services) as url:
+            yield url, broker.bootstrap_servers
+
+
+@asynccontextmanager
+async def processes(bootstrap: str, prefix: str, *services: str) -> AsyncIterator[str]:
+    """Run ``services`` on a broker with topics of their own; give the gateway's URL."""
+    await admin.apply([topic.renamed(prefix) for topic in load_catalogue()], bootstrap)
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    environ = {
+        **os.environ,
+        "KAFKA_BOOTSTRAP_SERVERS": bootstrap,
+        "APEX_TOPIC_PREFIX": prefix,
+        "APEX_PORT": str(port),
+        "APEX_LOG_LEVEL": "warning",
+        "PYTHONPATH": os.pathsep.join([str(PLUGINS), *filter(None, [os.environ.get("PYTHONPATH")])]),
+    }
+    started = [
+        subprocess.Popen([sys.executable, "-m", "apexstream", "serve", name], env=environ) for name in services or ALL
+    ]
+    url = f"http://127.0.0.1:{port}"
+    try:
+        await _answering(url)
+        yield url
+    finally:
+        for process in started:
+            process.terminate()
+        for process in started:
+            process.wait(30)
 
 
 async def _answering(url: str) -> None:

@@ -1,0 +1,152 @@
+/* The gateway's HTTP interface. Answers are read defensively into the few fields that a page needs. */
+import { errorOf, fieldsOf, listOf, numberOf, own, textOf } from "./reading.ts";
+import type { ErrorInfo, Fields } from "./reading.ts";
+
+export interface Action {
+  readonly plugin: string;
+  readonly action: string;
+  readonly summary: string;
+  readonly paramsSchema: Fields;
+}
+
+export interface Catalogue {
+  readonly actions: readonly Action[];
+  /** "name: why" */
+  readonly brokenPlugins: readonly string[];
+  readonly runners: number;
+}
+
+export const TIERS = ["high", "normal", "low"] as const;
+export type Tier = (typeof TIERS)[number];
+
+export interface Task {
+  readonly id: string;
+  readonly streamId: string;
+  readonly status: string;
+  readonly plugin: string;
+  readonly action: string;
+  readonly tier: string;
+  readonly attempt: number;
+  /** Microseconds since the epoch; 0 where unknown. */
+  readonly submittedUs: number;
+  readonly changedUs: number;
+  readonly reason: string;
+  readonly error: ErrorInfo | null;
+}
+
+export interface Submission {
+  readonly plugin: string;
+  readonly action: string;
+  readonly params: Fields;
+  readonly tier: Tier;
+}
+
+/** The gateway refused (`status` says how), or could not be reached (`status` 0). */
+export class GatewayError extends Error {
+  readonly status: number;
+  readonly info: ErrorInfo;
+
+  constructor(status: number, info: ErrorInfo) {
+    super(info.message);
+    this.status = status;
+    this.info = info;
+  }
+}
+
+const ANSWER_MS = 15_000;
+
+export class Gateway {
+  readonly #base: URL;
+
+  /** `base` is the address of the page itself; the interface is beside it. */
+  constructor(base: string) {
+    this.#base = new URL(".", base);
+  }
+
+  get streamUrl(): string {
+    const url = new URL("stream", this.#base);
+    url.protocol = url.protocol === "https:" ? "wss:" : "ws:";
+    return url.href;
+  }
+
+  async catalogue(): Promise<Catalogue> {
+    const fields = await this.#ask("GET", "actions");
+    return {
+      actions: listOf(own(fields, "actions")).map(actionOf),
+      brokenPlugins: listOf(own(fields, "broken_plugins")).map(textOf).filter(Boolean),
+      runners: numberOf(own(fields, "runners")) ?? 0,
+    };
+  }
+
+  async tasks(limit: number): Promise<readonly Task[]> {
+    const fields = await this.#ask("GET", `tasks?limit=${limit}`);
+    return listOf(own(fields, "tasks")).map(taskOf);
+  }
+
+  async task(id: string): Promise<Task> {
+    return taskOf(await this.#ask("GET", `tasks/${encodeURIComponent(id)}`));
+  }
+
+  async submit(submission: Submission): Promise<Task> {
+    return taskOf(await this.#ask("POST", "tasks", submission));
+  }
+
+  async cancel(id: string): Promise<Task> {
+    return taskOf(await this.#ask("DELETE", `tasks/${encodeURIComponent(id)}`));
+  }
+
+  async #ask(method: string, path: string, body?: object): Promise<Fields> {
+    const answer = await this.#fetch(method, path, body);
+    const fields = fieldsOf(await answer.json().catch(() => null));
+    if (answer.ok) return fields;
+    const told = own(fields, "error");
+    throw new GatewayError(answer.status, errorOf(told ?? { message: `The gateway answered ${answer.status}` }));
+  }
+
+  async #fetch(method: string, path: string, body?: object): Promise<Response> {
+    const request: RequestInit = { method, cache: "no-store", signal: AbortSignal.timeout(ANSWER_MS) };
+    if (body !== undefined) {
+      request.headers = { "content-type": "application/json" };
+      request.body = JSON.stringify(body);
+    }
+    try {
+      return await fetch(new URL(path, this.#base), request);
+    } catch {
+      throw new GatewayError(0, {
+        code: "unreachable",
+        message: "The gateway does not answer",
+        where: "",
+        hint: "Check that it is running (`apexstream up`) and that this machine can reach it",
+      });
+    }
+  }
+}
+
+function actionOf(value: unknown): Action {
+  const fields = fieldsOf(value);
+  return {
+    plugin: textOf(own(fields, "plugin")),
+    action: textOf(own(fields, "action")),
+    summary: textOf(own(fields, "summary")),
+    paramsSchema: fieldsOf(own(fields, "params_schema")),
+  };
+}
+
+function taskOf(value: unknown): Task {
+  const fields = fieldsOf(value);
+  const id = textOf(own(fields, "task_id"));
+  const error = own(fields, "error");
+  return {
+    id,
+    streamId: textOf(own(fields, "stream_id")) || id,
+    status: textOf(own(fields, "status")),
+    plugin: textOf(own(fields, "plugin")),
+    action: textOf(own(fields, "action")),
+    tier: textOf(own(fields, "tier")),
+    attempt: numberOf(own(fields, "attempt")) ?? 0,
+    submittedUs: numberOf(own(fields, "submitted_us")) ?? 0,
+    changedUs: numberOf(own(fields, "changed_us")) ?? 0,
+    reason: textOf(own(fields, "reason")),
+    error: typeof error === "object" && error !== null ? errorOf(error) : null,
+  };
+}
