@@ -14,8 +14,9 @@ from starlette.staticfiles import StaticFiles
 from starlette.websockets import WebSocket
 
 from apexstream.core.errors import ApexError, InvalidRequest
-from apexstream.core.events import ControlCommand, ControlVerb, TaskChange, TaskEvent, TaskSubmitted
+from apexstream.core.events import ControlCommand, ControlVerb, DeadLetter, TaskChange, TaskEvent, TaskSubmitted
 from apexstream.core.ids import check_id
+from apexstream.core.options import TaskOptions
 from apexstream.core.task import TaskState, TaskStatus
 from apexstream.core.tiers import Tier
 from apexstream.gateway.hub import Hub
@@ -25,10 +26,12 @@ from apexstream.runtime.clock import Clock
 
 BODY_BYTES_MAX = 512 * 1024
 LISTED_MAX = 1_000
+REASON_CHARACTERS_MAX = 200
 _STATUS = {
     "bad_request": 400,
     "unknown_action": 404,
     "unknown_task": 404,
+    "conflict": 409,
     "too_large": 413,
     "invalid_parameters": 422,
     "unavailable": 503,
@@ -50,6 +53,12 @@ class TooLarge(InvalidRequest):
     code = "too_large"
 
 
+class Conflict(ApexError):
+    """The request does not fit the state that the task is in."""
+
+    code = "conflict"
+
+
 class SubmitRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The body of ``POST /tasks``."""
 
@@ -58,6 +67,7 @@ class SubmitRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     params: dict[str, Any] = msgspec.field(default_factory=dict)
     tier: Tier = Tier.NORMAL
     task_id: str = ""
+    options: TaskOptions = TaskOptions()
 
 
 class Gateway:
@@ -90,6 +100,11 @@ class Gateway:
             Route("/tasks", self.tasks),
             Route("/tasks/{task_id}", self.task),
             Route("/tasks/{task_id}", self.cancel, methods=["DELETE"]),
+            Route("/tasks/{task_id}/pause", self.pause, methods=["POST"]),
+            Route("/tasks/{task_id}/resume", self.resume, methods=["POST"]),
+            Route("/streams/{task_id}", self.forget, methods=["DELETE"]),
+            Route("/dead-letters", self.dead_letters),
+            Route("/dead-letters/{task_id}/retry", self.retry, methods=["POST"]),
             Route("/livez", self.live),
             Route("/readyz", self.ready),
             WebSocketRoute("/stream", self.stream),
@@ -121,6 +136,9 @@ class Gateway:
         task_id = check_id(wanted.task_id, "task_id") if wanted.task_id else self._new_task_id()
         if self._registry.since_ms(task_id) is not None:
             return _task(self._registry.task(task_id), 200)
+        return await self._accept(wanted, task_id)
+
+    async def _accept(self, wanted: SubmitRequest, task_id: str) -> Response:
         self._registry.check(wanted.plugin, wanted.action, wanted.params)
         task = TaskSubmitted(
             task_id=task_id,
@@ -129,6 +147,7 @@ class Gateway:
             params=msgspec.json.encode(wanted.params),
             tier=wanted.tier,
             submitted_us=self._clock.now_us(),
+            options=msgspec.json.encode(wanted.options),
         )
         await self._publish(f"tasks.{task.tier}", task_id, task)
         return _task(self._registry.submitted(task, task.submitted_us // 1000), 202)
@@ -150,11 +169,8 @@ class Gateway:
         state = self._registry.task(task_id)
         if state.status.final:
             return _task(state, 200)
-        reason = request.query_params.get("reason", "cancelled by request")[:200]
-        now = self._clock.now_us()
-        await self._publish(
-            "control", task_id, ControlCommand(task_id=task_id, verb=ControlVerb.CANCEL, at_us=now, reason=reason)
-        )
+        reason = request.query_params.get("reason", "cancelled by request")[:REASON_CHARACTERS_MAX]
+        now = await self._command(task_id, ControlVerb.CANCEL, reason)
         event = TaskEvent(
             task_id=task_id,
             change=TaskChange.CANCEL_REQUESTED,
@@ -165,6 +181,56 @@ class Gateway:
         )
         await self._publish("task-events", task_id, event)
         return _json({**_shown(state), "status": TaskStatus.CANCELLING, "reason": reason}, 202)
+
+    async def pause(self, request: Request) -> Response:
+        """``POST /tasks/{id}/pause``: hold a running task at its next yield."""
+        return await self._ask(request, ControlVerb.PAUSE)
+
+    async def resume(self, request: Request) -> Response:
+        """``POST /tasks/{id}/resume``: let a paused task go on."""
+        return await self._ask(request, ControlVerb.RESUME)
+
+    async def forget(self, request: Request) -> Response:
+        """``DELETE /streams/{id}``: erase the stream of a task that has ended. The archiver does it; reading it then says so."""
+        state = self._registry.task(_task_id(request))
+        if not state.status.final:
+            raise Conflict(
+                f"the task is {state.status}", where=state.task_id, hint="Cancel it first, or wait for its end"
+            )
+        await self._command(state.task_id, ControlVerb.FORGET, "asked to forget")
+        return _task(state, 202)
+
+    async def dead_letters(self, _: Request) -> Response:
+        """``GET /dead-letters``: tasks that failed for good, newest first."""
+        return _json({"dead_letters": [_letter(letter) for letter in self._registry.dead_letters()]})
+
+    async def retry(self, request: Request) -> Response:
+        """``POST /dead-letters/{id}/retry``: submit the same task under a new id, and take the letter out."""
+        letter = self._registry.dead_letter(_task_id(request))
+        answer = await self._accept(
+            SubmitRequest(
+                plugin=letter.plugin,
+                action=letter.action,
+                params=msgspec.json.decode(letter.params or b"{}"),
+                tier=letter.tier,
+                options=msgspec.json.decode(letter.options or b"{}", type=TaskOptions),
+            ),
+            self._new_task_id(),
+        )
+        await self._publish("dead-letters", letter.task_id, None)
+        return answer
+
+    async def _ask(self, request: Request, verb: ControlVerb) -> Response:
+        state = self._registry.task(_task_id(request))
+        if state.status.final:
+            raise Conflict(f"the task is {state.status}", where=state.task_id, hint="It has ended")
+        await self._command(state.task_id, verb, "")
+        return _task(state, 202)
+
+    async def _command(self, task_id: str, verb: ControlVerb, reason: str) -> int:
+        now = self._clock.now_us()
+        await self._publish("control", task_id, ControlCommand(task_id=task_id, verb=verb, at_us=now, reason=reason))
+        return now
 
     async def live(self, _: Request) -> Response:
         """``GET /livez``: the event loop answers."""
@@ -200,6 +266,11 @@ def _shown(state: TaskState) -> dict[str, Any]:
     if bytes(state.error) == b"null":
         del shown["error"]
     return {**shown, "stream_id": state.task_id}
+
+
+def _letter(letter: DeadLetter) -> dict[str, Any]:
+    shown: dict[str, Any] = msgspec.structs.asdict(letter)
+    return shown | {name: msgspec.Raw(shown[name] or b"null") for name in ("params", "options", "error")}
 
 
 def _task(state: TaskState, status: int) -> Response:

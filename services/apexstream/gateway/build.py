@@ -67,12 +67,13 @@ async def serve(settings: Settings, *, ready: Callable[[str], None], stop: async
             {
                 **{topics[f"tasks.{tier}"]: registry.on_submissions for tier in Tier},
                 topics["task-events"]: registry.on_task_events,
+                topics["dead-letters"]: registry.on_dead_letters,
                 settings.topic("runners"): registry.on_runners,
             },
         )
 
-        async def publish(topic: str, key: str, event: Event) -> int:
-            return await writer.append(topics[topic], key.encode(), codec.encode(event))
+        async def publish(topic: str, key: str, event: Event | None) -> int:
+            return await writer.append(topics[topic], key.encode(), None if event is None else codec.encode(event))
 
         def is_ready() -> str:
             if not writer.healthy:

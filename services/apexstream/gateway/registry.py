@@ -9,10 +9,11 @@ from jsonschema import Draft202012Validator
 
 from apexstream.contracts.codec import Codec
 from apexstream.core.errors import ChunkDecodeError, InvalidParameters, Unavailable, UnknownAction, UnknownTask
-from apexstream.core.events import ActionInfo, Event, RunnerState, TaskEvent, TaskSubmitted
+from apexstream.core.events import ActionInfo, DeadLetter, Event, RunnerState, TaskEvent, TaskSubmitted
 from apexstream.core.task import TaskState
 from apexstream.log.fetcher import Partition, Record
 
+LETTERS_MAX = 10_000
 TASKS_MAX = 200_000  # the oldest ones that ended are forgotten first; their streams stay in the log
 RUNNER_SILENT_US_MAX = 15_000_000
 
@@ -28,6 +29,7 @@ class Registry:
         self._tasks: dict[str, TaskState] = {}
         self._since_ms: dict[str, int] = {}
         self._runners: dict[str, RunnerState] = {}
+        self._letters: dict[str, DeadLetter] = {}
         self._validators: dict[bytes, Draft202012Validator] = {}
 
     # Readers of topics.
@@ -65,6 +67,17 @@ class Registry:
             else:
                 self._runners.pop(runner_id, None)
 
+    def on_dead_letters(self, _: Partition, records: Iterable[Record]) -> None:
+        """Tasks that failed for good; the newest ones are kept."""
+        for record in records:
+            task_id = (record.key or b"").decode()
+            self._letters.pop(task_id, None)
+            letter = self._read(record, DeadLetter) if record.value is not None else None
+            if isinstance(letter, DeadLetter):
+                self._letters[task_id] = letter
+                if len(self._letters) > LETTERS_MAX:
+                    del self._letters[next(iter(self._letters))]
+
     # Questions.
 
     def task(self, task_id: str) -> TaskState:
@@ -83,6 +96,19 @@ class Registry:
     def since_ms(self, stream_id: str) -> int | None:
         """The broker's time when the stream's task was submitted, milliseconds; None if there is no such task yet."""
         return self._since_ms.get(stream_id)
+
+    def dead_letters(self) -> list[DeadLetter]:
+        """Tasks that failed for good and were not sent again, newest first."""
+        return sorted(self._letters.values(), key=lambda letter: letter.at_us, reverse=True)
+
+    def dead_letter(self, task_id: str) -> DeadLetter:
+        """One of them, or :class:`UnknownTask`."""
+        letter = self._letters.get(task_id)
+        if letter is None:
+            raise UnknownTask(
+                f"no dead letter {task_id!r}", where="task_id", hint="It was sent again, or never failed for good"
+            )
+        return letter
 
     def runners(self, now_us: int) -> list[RunnerState]:
         """Runners that announced themselves lately."""
