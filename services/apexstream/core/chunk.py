@@ -1,8 +1,9 @@
 """Chunks and runs of chunks: what one record of ``apex.chunks`` means, whatever bytes carry it."""
 
-from dataclasses import dataclass
 from enum import IntEnum
 from hashlib import sha256
+
+import msgspec
 
 HASH_BYTES = 16
 GENESIS = bytes(HASH_BYTES)  # what the first run of every stream is chained to
@@ -36,8 +37,7 @@ class Kind(IntEnum):
         return self >= Kind.CLAIM
 
 
-@dataclass(frozen=True, slots=True)
-class Chunk:
+class Chunk(msgspec.Struct, frozen=True, gc=False):
     """One element of a stream. ``content_type`` is empty for JSON, which nearly all chunks are.
 
     ``event_time_us`` is when the plugin yielded it, microseconds since the epoch.
@@ -49,8 +49,7 @@ class Chunk:
     content_type: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class ChunkRun:
+class ChunkRun(msgspec.Struct, frozen=True):
     """Consecutive chunks of one stream by one writer: the content of one record of ``apex.chunks``.
 
     ``first_seq`` is the seq of the first chunk; in a fence it is the seq at which the stream goes on.

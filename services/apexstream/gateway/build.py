@@ -43,7 +43,7 @@ async def serve(settings: Settings, *, ready: Callable[[str], None], stop: async
     name = settings.instance_name("gateway")
     topics = {
         topic: settings.topic(topic)
-        for topic in (*(f"tasks.{tier}" for tier in Tier), "control", "task-events", "chunks")
+        for topic in (*(f"tasks.{tier}" for tier in Tier), "control", "task-events", "chunks", "dead-letters")
     }
     async with (
         Writer(bootstrap, client_id=name, timeout_s=settings.append_timeout_s) as writer,
