@@ -32,13 +32,14 @@ class Apex:
     settings: Settings
     http: httpx.AsyncClient
 
-    async def submit(self, action: str, plugin: str = "probe", **params: object) -> str:
-        answer = await self.http.post("/tasks", json={"plugin": plugin, "action": action, "params": params})
+    async def submit(self, action: str, plugin: str = "probe", options: object = None, **params: object) -> str:
+        body = {"plugin": plugin, "action": action, "params": params, "options": options or {}}
+        answer = await self.http.post("/tasks", json=body)
         assert answer.status_code == 202, answer.text
         return str(answer.json()["task_id"])
 
     async def follow(self, stream_id: str, **more: object) -> list[dict[str, object]]:
-        """All messages from subscribing to the end of the stream."""
+        """All messages from subscribing to the end of the stream; what a rewind takes back is taken out."""
         messages: list[dict[str, object]] = []
         async with asyncio.timeout(DEADLINE_S), self.socket() as socket:
             await socket.send(msgspec.json.encode({"type": "subscribe", "stream_id": stream_id, **more}).decode())
@@ -48,7 +49,11 @@ class Apex:
                 "stream_cancelled",
                 "error",
             }:
-                messages.append(msgspec.json.decode(await socket.recv()))
+                message = msgspec.json.decode(await socket.recv())
+                if message["type"] == "stream_rewind":
+                    messages = [kept for kept in messages if kept["seq"] < message["seq"]]
+                else:
+                    messages.append(message)
         return messages
 
     def socket(self) -> websockets.connect:

@@ -113,7 +113,8 @@ def up(tmp_path: Path, topic_prefix: str) -> Iterator[Callable[..., Up]]:
     for platform in started:
         if platform.process.poll() is None:
             platform.process.kill()  # everything else dies with it
-            platform.process.communicate()
+        platform.process.wait()
+        platform.process.stdout.close()
 
 
 async def test_everything_serves_once_it_says_so_and_stops_in_order(kafka: str, up: Callable[..., Up]) -> None:

@@ -3,75 +3,93 @@
 import asyncio
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from apexstream.core.chunk import GENESIS, RUN_BYTES_MAX, RUN_CHUNKS_MAX, Chunk, Kind
 from apexstream.core.errors import OutcomeUnknown
-from apexstream.runner.appender import PENDING_BYTES_MAX, StreamAppender
+from apexstream.runner.appender import StreamAppender
 
 
 class Log:
     """Takes runs and acknowledges them when told."""
 
     def __init__(self) -> None:
-        self.runs: list[tuple[int, tuple[Chunk, ...], bytes]] = []
+        self.runs: list[tuple[int, tuple[Chunk, ...], bytes | None, bytes]] = []
+        self.taken_bytes = 0
 
     def encode(self, first_seq, chunks, checkpoint, previous_hash):
-        self.runs.append((first_seq, chunks, previous_hash))
+        self.runs.append((first_seq, tuple(chunks), checkpoint, previous_hash))
         return b"value", bytes([len(self.runs) % 256])
 
+    def took(self, size_bytes: int) -> None:
+        self.taken_bytes += size_bytes
+
     def appender(self) -> StreamAppender:
-        return StreamAppender(self, lambda value, appender: None, next_seq=0, previous_hash=GENESIS)
+        return StreamAppender(self, lambda value, appender: None, next_seq=0, previous_hash=GENESIS, on_taken=self.took)
 
 
-def chunk(size: int = 1, kind: Kind = Kind.DATA) -> Chunk:
-    return Chunk(kind, b"x" * size, 0)
+def chunks(count: int = 1, size: int = 1) -> list[Chunk]:
+    return [Chunk(Kind.DATA, b"x" * size, 0)] * count
 
 
 def test_a_lone_chunk_leaves_at_once_and_what_follows_shares_the_next_run():
     log = Log()
     appender = log.appender()
     for _ in range(5):
-        appender.put(chunk())
-    assert [len(chunks) for _, chunks, _ in log.runs] == [1]
+        appender.put(chunks())
+    assert [len(run) for _, run, _, _ in log.runs] == [1]
     appender.appended(0)
-    assert [(first, len(chunks), previous) for first, chunks, previous in log.runs] == [
-        (0, 1, GENESIS),
-        (1, 4, b"\x01"),
-    ]
+    assert [(first, len(run), previous) for first, run, _, previous in log.runs] == [(0, 1, GENESIS), (1, 4, b"\x01")]
 
 
 @pytest.mark.parametrize("size", [1, RUN_BYTES_MAX // 3, RUN_BYTES_MAX * 2])
 def test_a_run_is_bounded_in_chunks_and_bytes_and_a_large_chunk_travels_alone(size: int):
     log = Log()
     appender = log.appender()
-    for _ in range(1000):
-        appender.put(chunk(size))
-    while sum(len(chunks) for _, chunks, _ in log.runs) < 1000:
+    appender.put(chunks(1000, size))
+    while sum(len(run) for _, run, _, _ in log.runs) < 1000:
         appender.appended(0)
-    for _, chunks, _ in log.runs:
-        assert len(chunks) <= RUN_CHUNKS_MAX
-        assert len(chunks) == 1 or sum(len(c.payload) for c in chunks) <= RUN_BYTES_MAX
-    assert [first for first, _, _ in log.runs] == [
-        sum(len(c) for _, c, _ in log.runs[:i]) for i in range(len(log.runs))
-    ]
+    for _, run, _, _ in log.runs:
+        assert len(run) <= RUN_CHUNKS_MAX
+        assert len(run) == 1 or sum(len(chunk.payload) for chunk in run) <= RUN_BYTES_MAX
+    assert [first for first, _, _, _ in log.runs] == [sum(len(r[1]) for r in log.runs[:i]) for i in range(len(log.runs))]
 
 
-async def test_the_action_waits_while_too_much_is_pending():
-    appender = Log().appender()
-    appender.put(chunk())
-    while appender.has_room:
-        appender.put(chunk(PENDING_BYTES_MAX // 8))
-    waiting = asyncio.create_task(appender.room())
-    await asyncio.sleep(0)
-    assert not waiting.done()
+@given(st.lists(st.tuples(st.integers(1, 80), st.integers(1, 3000), st.booleans()), min_size=1, max_size=60))
+def test_a_checkpoint_is_always_the_state_after_its_runs_last_chunk(puts):
+    """Whatever is put, and however it is cut into runs: resuming from any record's checkpoint neither skips nor repeats."""
+    log = Log()
+    appender = log.appender()
+    seq, states = 0, {}
+    for count, size, checkpointed in puts:
+        seq += count
+        state = str(seq).encode() if checkpointed else None
+        if state:
+            states[seq] = state
+        appender.put(chunks(count, size), state)
+    while sum(len(run) for _, run, _, _ in log.runs) < seq:
+        appender.appended(0)
+    for first, run, checkpoint, _ in log.runs:
+        end = first + len(run)
+        assert checkpoint == states.get(end) or (checkpoint is None and end not in states)
+    last_ends = [first + len(run) for first, run, checkpoint, _ in log.runs if checkpoint is not None]
+    assert last_ends[-1:] == [max(states)] if states else not last_ends
+
+
+async def test_credit_comes_back_as_bytes_reach_the_log():
+    log = Log()
+    appender = log.appender()
+    appender.put(chunks(3, 10))
+    assert log.taken_bytes == 0
     appender.appended(0)
-    await asyncio.wait_for(waiting, 5)
+    assert log.taken_bytes == 30
 
 
 async def test_flush_returns_when_everything_is_acknowledged():
     appender = Log().appender()
-    appender.put(chunk())
-    appender.put(chunk())
+    appender.put(chunks())
+    appender.put(chunks())
     flushing = asyncio.create_task(appender.flush())
     await asyncio.sleep(0)
     appender.appended(0)
@@ -83,26 +101,12 @@ async def test_flush_returns_when_everything_is_acknowledged():
 
 async def test_an_unknown_outcome_ends_everything():
     appender = Log().appender()
-    appender.put(chunk())
-    appender.put(chunk())
+    appender.put(chunks())
+    appender.put(chunks())
     flushing = asyncio.create_task(appender.flush())
     await asyncio.sleep(0)
     appender.failed(OutcomeUnknown("lost"))
     with pytest.raises(OutcomeUnknown):
         await flushing
     with pytest.raises(OutcomeUnknown):
-        appender.put(chunk())
-
-
-def test_progress_that_waits_is_replaced_by_newer_progress_and_by_nothing_else():
-    log = Log()
-    appender = log.appender()
-    appender.put(chunk())
-    for size in (1, 2, 3):
-        appender.put_progress(chunk(size, Kind.PROGRESS))
-    appender.put(chunk())
-    appender.put_progress(chunk(4, Kind.PROGRESS))
-    appender.appended(0)
-    first, chunks, _ = log.runs[1]
-    assert (first, [len(c.payload) for c in chunks]) == (1, [3, 1, 4])
-    assert appender.next_seq == 4
+        appender.put(chunks())

@@ -1,33 +1,34 @@
-"""Committed offsets never pass unfinished work."""
+"""Committed offsets never pass unfinished work, and what is finished beyond them is not done again."""
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from apexstream.log.ledger import OffsetLedger
+from apexstream.log.ledger import METADATA_BYTES_MAX, OffsetLedger
 
 
 def test_nothing_to_commit_before_anything_was_taken():
-    assert OffsetLedger().commit_offset() is None
+    assert OffsetLedger().commit() is None
 
 
-def test_the_commit_stops_at_the_first_unfinished_offset():
+def test_the_commit_stops_at_the_first_unfinished_offset_and_names_what_is_finished_beyond():
     ledger = OffsetLedger()
-    for offset in (3, 5, 9):
+    for offset in (3, 5, 6, 9):
         ledger.take(offset)
     ledger.finish(5)
-    assert ledger.commit_offset() == 3
+    ledger.finish(6)
+    assert ledger.commit() == (3, "3:2-3")
     ledger.finish(3)
-    assert ledger.commit_offset() == 9
+    assert ledger.commit() == (9, "")
     ledger.finish(9)
-    assert ledger.commit_offset() == 10
+    assert ledger.commit() == (10, "")
 
 
 def test_a_commit_is_due_once():
     ledger = OffsetLedger()
     ledger.take(0)
     ledger.finish(0)
-    ledger.committed(1)
-    assert ledger.commit_offset() is None
+    ledger.committed((1, ""))
+    assert ledger.commit() is None
 
 
 def test_work_delivered_again_is_not_taken_again():
@@ -35,6 +36,11 @@ def test_work_delivered_again_is_not_taken_again():
     assert ledger.take(4)
     assert not ledger.take(4)
     assert not ledger.take(2)
+
+
+def test_unreadable_metadata_means_nothing_is_known():
+    for metadata in ("x", "5:a-b", ":", "nonsense:1"):
+        assert OffsetLedger(metadata).take(6)
 
 
 @given(st.lists(st.integers(0, 50), unique=True, min_size=1).map(sorted), st.randoms())
@@ -45,5 +51,20 @@ def test_in_any_order_of_finishing_everything_before_the_commit_is_finished(offs
     for offset in rng.sample(offsets, len(offsets)):
         ledger.finish(offset)
         unfinished.discard(offset)
-        commit = ledger.commit_offset()
-        assert commit == min(unfinished, default=offsets[-1] + 1)
+        at, metadata = ledger.commit()
+        assert at == min(unfinished, default=offsets[-1] + 1)
+        successor = OffsetLedger(metadata)
+        assert {o for o in offsets if o >= at and successor.take(o)} == unfinished
+
+
+def test_metadata_is_bounded_and_never_claims_unfinished_work():
+    ledger, finished = OffsetLedger(), set(range(1, 20_000, 3))
+    for offset in range(20_001):
+        ledger.take(offset)
+    for offset in finished:
+        ledger.finish(offset)
+    at, metadata = ledger.commit()
+    assert at == 0
+    assert 3_000 < len(metadata) <= METADATA_BYTES_MAX
+    successor = OffsetLedger(metadata)
+    assert {offset for offset in range(20_001) if not successor.take(offset)} < finished

@@ -63,6 +63,7 @@ class Dispatcher:
         self._ledgers: dict[Partition, OffsetLedger] = {}
         self._source: dict[str, tuple[Partition, int]] = {}  # waiting task → where its submission lies
         self._known: set[str] = set()  # assigned or over: never assigned again
+        self._attempts: dict[str, int] = {}  # newest attempt of tasks that had more than one
         self._withdrawn: dict[str, str] = {}  # asked to cancel before it was read here → reason
         self._wake = asyncio.Event()
 
@@ -80,9 +81,14 @@ class Dispatcher:
         """Ends of tasks free their slots."""
         for record in records:
             event = self._read(record, TaskEvent)
-            if event is not None and event.change.ends:
+            if event is None or event.attempt < self._attempts.get(event.task_id, 0):
+                continue  # reported by an attempt that had lost the task
+            if event.change.ends:
                 self._known.add(event.task_id)
+                self._attempts.pop(event.task_id, None)
                 self._scheduler.ended(event.task_id)
+            elif event.change is TaskChange.STARTED and event.attempt > 1:
+                self._attempts[event.task_id] = event.attempt
         self._wake.set()
 
     def on_runners(self, _: Partition, records: Iterable[Record]) -> None:
@@ -104,7 +110,10 @@ class Dispatcher:
 
     async def on_assigned(self, partitions: Mapping[Partition, str]) -> None:
         """This process is the active dispatcher for these partitions."""
-        self._ledgers = {partition: self._ledgers.get(partition) or OffsetLedger() for partition in partitions}
+        self._ledgers = {
+            partition: self._ledgers.get(partition) or OffsetLedger(metadata)
+            for partition, metadata in partitions.items()
+        }
 
     async def on_revoked(self, partitions: frozenset[Partition]) -> None:
         """Another dispatcher takes over: what still waits is its to place."""
@@ -192,10 +201,11 @@ class Dispatcher:
             self._ledgers[source[0]].finish(source[1])
 
     async def _commit(self) -> None:
-        offsets = {p: at for p, ledger in self._ledgers.items() if (at := ledger.commit_offset()) is not None}
-        if offsets and await self._group.commit({partition: (at, "") for partition, at in offsets.items()}):
-            for partition, at in offsets.items():
-                self._ledgers[partition].committed(at)
+        commits = {p: commit for p, ledger in self._ledgers.items() if (commit := ledger.commit()) is not None}
+        if commits and await self._group.commit(commits):
+            for partition, commit in commits.items():
+                if partition in self._ledgers:
+                    self._ledgers[partition].committed(commit)
 
     async def _event(self, task_id: str, change: TaskChange, reason: str) -> None:
         event = TaskEvent(

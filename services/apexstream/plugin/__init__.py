@@ -5,15 +5,19 @@ same streams. :class:`PluginManager` finds installed plugins and runs an action 
 """
 
 from apexstream.core.errors import InvalidChunk, InvalidParameters, PluginFailed, UnknownAction
+from apexstream.core.options import ErrorClass, TaskOptions
 from apexstream.plugin.base import (
     ActionSpec,
     BasePlugin,
     CancellationToken,
     ProgressCallback,
     ProgressUpdate,
+    ResumeMode,
 )
 from apexstream.plugin.decorated import ActionContext, Plugin
+from apexstream.plugin.errors import PermanentError, RateLimited, ResourceError, TransientError, classify
 from apexstream.plugin.manager import PluginManager
+from apexstream.plugin.persistence import StreamPersistence
 from apexstream.plugin.values import Chunk
 
 __all__ = [
@@ -22,12 +26,21 @@ __all__ = [
     "BasePlugin",
     "CancellationToken",
     "Chunk",
+    "ErrorClass",
     "InvalidChunk",
     "InvalidParameters",
+    "PermanentError",
     "Plugin",
     "PluginFailed",
     "PluginManager",
     "ProgressCallback",
     "ProgressUpdate",
+    "RateLimited",
+    "ResourceError",
+    "ResumeMode",
+    "StreamPersistence",
+    "TaskOptions",
+    "TransientError",
     "UnknownAction",
+    "classify",
 ]

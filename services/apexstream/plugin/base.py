@@ -3,9 +3,12 @@
 import asyncio
 import inspect
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from enum import StrEnum
 from typing import Any, ClassVar
 
 import msgspec
+
+from apexstream.core.options import TaskOptions
 
 Params = Mapping[str, Any]
 
@@ -60,12 +63,25 @@ class CancellationToken:
             raise asyncio.CancelledError(self._reason)
 
 
+class ResumeMode(StrEnum):
+    """How another attempt goes on with a stream that an earlier one began."""
+
+    RESTART = "restart"  # from the start; viewers are told to forget what they saw
+    DETERMINISTIC = "deterministic"  # run again, which gives the same chunks; those that are published are skipped
+    CHECKPOINTED = "checkpointed"  # from the state that travelled with the last checkpointed chunk
+
+
 class ActionSpec(msgspec.Struct, frozen=True, kw_only=True):
-    """What callers are told of an action. ``params_schema`` is JSON Schema (2020-12) of its parameters, an object."""
+    """What callers are told of an action. ``params_schema`` is JSON Schema (2020-12) of its parameters, an object.
+
+    ``resume`` is a :class:`ResumeMode`; ``options`` are the action's defaults, which a task may override.
+    """
 
     name: str
     summary: str = ""
     params_schema: Mapping[str, Any] = msgspec.field(default_factory=lambda: {"type": "object"})
+    resume: str = ResumeMode.RESTART.value
+    options: TaskOptions = TaskOptions()
 
 
 class BasePlugin:
@@ -103,10 +119,29 @@ class BasePlugin:
         """Whether ``action_name`` yields its result in chunks, rather than one chunk at the end."""
         return type(self).execute_action_stream is not BasePlugin.execute_action_stream
 
+    def resume_mode(self, action_name: str) -> str:  # noqa: ARG002 - an override may decide by action
+        """How ``action_name`` goes on after a crash, a :class:`ResumeMode`; an :class:`ActionSpec` that says more wins."""
+        return ResumeMode.RESTART
+
     def validate(self, action_name: str, params: Params) -> None:
         """Raise :class:`~apexstream.plugin.InvalidParameters` if ``params`` do not fit; called before an action runs."""
 
 
 def specs_of(plugin: BasePlugin) -> Sequence[ActionSpec]:
-    """The plugin's actions, each as a spec."""
-    return [ActionSpec(name=action) if isinstance(action, str) else action for action in plugin.get_actions()]
+    """The plugin's actions, each as a spec. Raises :class:`TypeError` for a resume mode that does not exist."""
+    return [_spec_of(plugin, action) for action in plugin.get_actions()]
+
+
+def _spec_of(plugin: BasePlugin, action: ActionSpec | str) -> ActionSpec:
+    spec = ActionSpec(name=action) if isinstance(action, str) else action
+    mode = spec.resume if spec.resume != ResumeMode.RESTART else plugin.resume_mode(spec.name)
+    return msgspec.structs.replace(spec, resume=check_resume(mode, spec.name))
+
+
+def check_resume(mode: str, action: str) -> str:
+    """``mode`` if it is one, as plain text; else :class:`TypeError`."""
+    try:
+        return ResumeMode(mode).value
+    except ValueError:
+        known = ", ".join(ResumeMode)
+        raise TypeError(f"action {action} has resume={mode!r}, which is none of: {known}") from None

@@ -7,12 +7,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypedDict, TypeVar, Unpack, overload
 
 import msgspec
 
 from apexstream.core.errors import InvalidParameters
 from apexstream.core.ids import check_id
+from apexstream.core.options import TaskOptions
 from apexstream.plugin.base import (
     ActionSpec,
     BasePlugin,
@@ -20,9 +21,26 @@ from apexstream.plugin.base import (
     Params,
     ProgressCallback,
     ProgressUpdate,
+    ResumeMode,
+    check_resume,
 )
+from apexstream.plugin.persistence import State, StreamPersistence
 
 Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+class OptionFields(TypedDict, total=False):
+    """The fields of :class:`~apexstream.plugin.TaskOptions`, as the decorator takes them."""
+
+    first_chunk_timeout_s: float
+    idle_timeout_s: float
+    total_timeout_s: float
+    max_attempts: int
+    backoff_s: float
+    backoff_max_s: float
+    ttl_s: float
+    bytes_max: int
+    keep: bool
 
 
 async def _ignore_progress(update: ProgressUpdate) -> None:
@@ -35,6 +53,25 @@ class ActionContext:
 
     cancellation_token: CancellationToken = field(default_factory=CancellationToken)
     progress_callback: ProgressCallback = _ignore_progress
+    persistence: StreamPersistence = field(default_factory=StreamPersistence)
+
+    @property
+    def task_id(self) -> str:
+        """The task that runs; empty outside of the platform."""
+        return self.persistence.task_id
+
+    @property
+    def attempt(self) -> int:
+        """The how manieth try this is, from 1."""
+        return self.persistence.attempt
+
+    def restored(self, kind: type[State]) -> State | None:
+        """The state to go on from, or None on a fresh start; see :meth:`StreamPersistence.restored`."""
+        return self.persistence.restored(kind)
+
+    def idempotency_key(self, seq_of_data: int | None = None) -> str:
+        """A key for a side effect that belongs to a data chunk; see :meth:`StreamPersistence.idempotency_key`."""
+        return self.persistence.idempotency_key(seq_of_data)
 
     async def progress(self, percentage: float | None = None, message: str = "", status: str = "running") -> None:
         """Tell viewers how far the action is; see :class:`ProgressUpdate`."""
@@ -74,17 +111,37 @@ class Plugin(BasePlugin):
         self.summary = summary  # type: ignore[misc]
         self._actions: dict[str, _Action] = {}
 
-    def action(self, function: Function) -> Function:
+    @overload
+    def action(self, function: Function, /) -> Function: ...
+
+    @overload
+    def action(self, /, *, resume: str = ..., **options: Unpack[OptionFields]) -> Callable[[Function], Function]: ...
+
+    def action(
+        self,
+        function: Function | None = None,
+        /,
+        *,
+        resume: str = ResumeMode.RESTART,
+        **options: Unpack[OptionFields],
+    ) -> Function | Callable[[Function], Function]:
         """Make ``function`` an action named as it is. The first line of its docstring is the summary.
 
         It may be an async generator, a generator (run in a thread), or a function that returns one result. A first
         parameter annotated :class:`ActionContext` gets the context; all others are the action's parameters.
+
+        With keywords, ``@plugin.action(resume="checkpointed", idle_timeout_s=60)``: how it goes on after a crash, and
+        defaults for the options of its tasks. Raises :class:`TypeError` for what cannot be.
         """
-        name = check_id(function.__name__.lower(), "action name")
-        if name in self._actions:
-            raise TypeError(f"plugin {self.name} has two actions named {name}")
-        self._actions[name] = _describe(name, function)
-        return function
+
+        def add(function: Function) -> Function:
+            name = check_id(function.__name__.lower(), "action name")
+            if name in self._actions:
+                raise TypeError(f"plugin {self.name} has two actions named {name}")
+            self._actions[name] = _describe(name, function, check_resume(resume, name), _options(name, options))
+            return function
+
+        return add if function is None else add(function)
 
     def get_actions(self) -> list[ActionSpec]:
         """All decorated actions."""
@@ -93,6 +150,10 @@ class Plugin(BasePlugin):
     def streams(self, action_name: str) -> bool:
         """True if the function is a generator."""
         return self._actions[action_name].streams
+
+    def resume_mode(self, action_name: str) -> str:
+        """As declared."""
+        return self._actions[action_name].spec.resume
 
     def validate(self, action_name: str, params: Params) -> None:
         """Check ``params`` against the function's annotations."""
@@ -114,6 +175,7 @@ class Plugin(BasePlugin):
                 ActionContext(
                     cancellation_token=cancellation_token or CancellationToken(),
                     progress_callback=progress_callback or _ignore_progress,
+                    persistence=StreamPersistence.current(),
                 ),
             )
         return asyncio.to_thread(function) if action.blocks else function()
@@ -129,13 +191,20 @@ class Plugin(BasePlugin):
         return {name: getattr(bound, name) for name in model.__struct_fields__}
 
 
-def _describe(name: str, function: Callable[..., Any]) -> _Action:
+def _options(name: str, options: OptionFields) -> TaskOptions:
+    try:
+        return msgspec.convert(options, TaskOptions)
+    except msgspec.ValidationError as problem:
+        raise TypeError(f"action {name}: {problem}") from None
+
+
+def _describe(name: str, function: Callable[..., Any], resume: str, options: TaskOptions) -> _Action:
     parameters = list(inspect.signature(function, eval_str=True).parameters.values())
     takes_context = bool(parameters) and parameters[0].annotation is ActionContext
     fields = [_field(function, parameter) for parameter in parameters[takes_context:]]
     model = msgspec.defstruct(f"{name}_params", fields, kw_only=True, forbid_unknown_fields=True)
     summary = (inspect.getdoc(function) or "").partition("\n")[0]
-    spec = ActionSpec(name=name, summary=summary, params_schema=_schema(model))
+    spec = ActionSpec(name=name, summary=summary, params_schema=_schema(model), resume=resume, options=options)
     return _Action(function, spec, model, takes_context)
 
 

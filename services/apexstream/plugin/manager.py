@@ -52,6 +52,11 @@ class PluginManager:
         self._specs[name] = {spec.name: spec for spec in specs_of(plugin)}
         self._plugins[name] = plugin
 
+    def spec(self, plugin: str, action: str) -> ActionSpec:
+        """What the action declares; :class:`UnknownAction` as :meth:`find`."""
+        self.find(plugin, action)
+        return self._specs[plugin][action]
+
     def streams(self, plugin: str, action: str) -> bool:
         """Whether the action yields chunks as it goes, rather than one result at the end."""
         return self.find(plugin, action).streams(action)
@@ -85,13 +90,24 @@ class PluginManager:
         progress_callback: ProgressCallback | None = None,
         cancellation_token: CancellationToken | None = None,
     ) -> AsyncGenerator[Any, None]:
-        """Run an action here and yield what it yields. Used by runners, and by authors without Kafka."""
-        found = self.find(plugin, action)
-        found.validate(action, params or {})
-        result = found.execute_action_stream(action, params or {}, progress_callback, cancellation_token)
+        """Run an action here and yield what it yields, without Kafka and without checkpoints."""
+        result = self.call(plugin, action, params or {}, progress_callback, cancellation_token)
         async with aclosing(iterate(result)) as chunks:
             async for chunk in chunks:
                 yield chunk
+
+    def call(
+        self,
+        plugin: str,
+        action: str,
+        params: Params,
+        progress_callback: ProgressCallback | None = None,
+        cancellation_token: CancellationToken | None = None,
+    ) -> Any:
+        """Validate and call an action; what it returns is for :func:`~apexstream.plugin.iterate.opened`."""
+        found = self.find(plugin, action)
+        found.validate(action, params)
+        return found.execute_action_stream(action, params, progress_callback, cancellation_token)
 
     def _load(self, entry: EntryPoint) -> None:
         try:

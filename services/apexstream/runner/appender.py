@@ -5,124 +5,127 @@ record is shared exactly when it matters and a lone chunk never waits.
 """
 
 import asyncio
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from apexstream.core.chunk import RUN_BYTES_MAX, RUN_CHUNKS_MAX, Chunk, Kind
+from apexstream.core.chunk import RUN_BYTES_MAX, RUN_CHUNKS_MAX, Chunk
 from apexstream.core.errors import Unavailable
-
-PENDING_BYTES_MAX = 512 * 1024  # yielded and not yet in flight; past this the action waits
-PENDING_CHUNKS_MAX = 4 * RUN_CHUNKS_MAX
 
 Put = Callable[[bytes, "StreamAppender"], None]
 """Sends one encoded run towards the log and reports to the appender what became of it."""
+OnTaken = Callable[[int], None]
+"""Told how many payload bytes are in the log now, so that the action may yield as many more."""
 
 
 class RunEncoder(Protocol):
-    """Encodes runs of one attempt of one stream (see ``contracts.codec``)."""
+    """Encodes runs of one attempt of one stream (see ``contracts.run_codec``)."""
 
     def encode(
-        self, first_seq: int, chunks: tuple[Chunk, ...], checkpoint: bytes | None, previous_hash: bytes
+        self, first_seq: int, chunks: Sequence[Chunk], checkpoint: bytes | None, previous_hash: bytes
     ) -> tuple[bytes, bytes]: ...
 
 
 class StreamAppender:
-    """The writing end of one attempt, from ``next_seq`` and ``hash`` on. Used from the event loop only."""
+    """The writing end of one attempt, from ``next_seq`` and ``previous_hash`` on. Used from the event loop only.
 
-    __slots__ = ("_bytes", "_encoder", "_error", "_flying", "_hash", "_pending", "_put", "_taken", "_wake", "next_seq")
+    What waits here is bounded by the credit that ``on_taken`` gives back, not by the appender itself.
+    """
 
-    def __init__(self, encoder: RunEncoder, put: Put, *, next_seq: int, previous_hash: bytes) -> None:
+    __slots__ = (
+        "_checkpoints",
+        "_encoder",
+        "_error",
+        "_flying_bytes",
+        "_hash",
+        "_on_taken",
+        "_pending",
+        "_put",
+        "_taken",
+        "_wake",
+        "next_seq",
+    )
+
+    def __init__(
+        self, encoder: RunEncoder, put: Put, *, next_seq: int, previous_hash: bytes, on_taken: OnTaken = lambda _: None
+    ) -> None:
         self.next_seq = next_seq  # of the next chunk to be put
         self._encoder = encoder
         self._put = put
+        self._on_taken = on_taken
         self._hash = previous_hash
         self._taken = next_seq  # of the next chunk to fly
         self._pending: list[Chunk] = []
-        self._bytes = 0
-        self._flying = False
+        self._checkpoints: deque[tuple[int, bytes]] = deque()  # (seq after the chunk that it covers, state)
+        self._flying_bytes = -1  # of the run in flight; -1: none
         self._error: Unavailable | None = None
         self._wake: asyncio.Event | None = None
 
-    @property
-    def has_room(self) -> bool:
-        """Whether the action may go on without waiting."""
-        return self._bytes < PENDING_BYTES_MAX and len(self._pending) < PENDING_CHUNKS_MAX
-
-    def put(self, chunk: Chunk) -> None:
-        """Append ``chunk``; raises the error that ended this attempt, if one did."""
+    def put(self, chunks: Sequence[Chunk], checkpoint: bytes | None = None) -> None:
+        """Append ``chunks``; ``checkpoint`` is the action's state after the last of them. Raises the error that ended this
+        attempt, if one did."""
         if self._error is not None:
             raise self._error
-        self._pending.append(chunk)
-        self._bytes += len(chunk.payload)
-        self.next_seq += 1
-        if not self._flying:
+        self._pending.extend(chunks)
+        self.next_seq += len(chunks)
+        if checkpoint is not None:
+            self._checkpoints.append((self.next_seq, checkpoint))
+        if self._flying_bytes < 0:
             self._ship()
 
-    def put_progress(self, chunk: Chunk) -> None:
-        """Append a progress chunk, or let it replace one that still waits directly before it."""
-        if self._flying and self._pending and self._pending[-1].kind is Kind.PROGRESS:
-            self._bytes += len(chunk.payload) - len(self._pending[-1].payload)
-            self._pending[-1] = chunk
-        else:
-            self.put(chunk)
-
-    async def room(self) -> None:
-        """Wait until the action may go on."""
-        while not self.has_room:
-            await self._changed()
-
     async def flush(self) -> None:
-        """Wait until all that was put is acknowledged."""
-        while self._flying or self._pending:
-            await self._changed()
+        """Wait until all that was put is acknowledged; raises the error that ended this attempt, if one did."""
+        while self._error is None and (self._flying_bytes >= 0 or self._pending):
+            if self._wake is None:
+                self._wake = asyncio.Event()
+            self._wake.clear()
+            await self._wake.wait()
+        if self._error is not None:
+            raise self._error
 
     def appended(self, offset: int) -> None:  # noqa: ARG002 - the listener's signature
         """The run in flight is in the log."""
-        self._flying = False
+        taken, self._flying_bytes = self._flying_bytes, -1
         if self._pending:
             self._ship()
+        self._on_taken(taken)
         self._notify()
 
     def failed(self, error: Unavailable) -> None:
         """The run in flight may or may not be in the log: this attempt is over."""
         self._error = error
-        self._flying = False
+        self._flying_bytes = -1
         self._pending.clear()
+        self._checkpoints.clear()
         self._notify()
 
     def _ship(self) -> None:
-        chunks = self._take()
-        value, self._hash = self._encoder.encode(self._taken, chunks, None, self._hash)
+        chunks, checkpoint, size = self._take()
+        value, self._hash = self._encoder.encode(self._taken, chunks, checkpoint, self._hash)
         self._taken += len(chunks)
-        self._flying = True
+        self._flying_bytes = size
         self._put(value, self)
 
-    def _take(self) -> tuple[Chunk, ...]:
-        pending = self._pending
-        if self._bytes <= RUN_BYTES_MAX and len(pending) <= RUN_CHUNKS_MAX:
-            self._pending, self._bytes = [], 0
-            return tuple(pending)
+    def _take(self) -> tuple[Sequence[Chunk], bytes | None, int]:
+        """The next run. If checkpoints fall into it, it ends with the last of them: the ones before can never be resumed
+        from, because the record is in the log as a whole or not at all."""
         count = size = 0
-        for chunk in pending[:RUN_CHUNKS_MAX]:
-            size += len(chunk.payload)
-            if count and size > RUN_BYTES_MAX:
-                size -= len(chunk.payload)
+        checkpoint = None
+        checkpointed = (0, 0)  # chunks and bytes up to the last checkpoint
+        for number, chunk in enumerate(self._pending[:RUN_CHUNKS_MAX], 1):
+            length = len(chunk.payload)
+            if count and size + length > RUN_BYTES_MAX:
                 break
-            count += 1
-        taken = tuple(pending[:count])
-        del pending[:count]
-        self._bytes -= size
-        return taken
-
-    async def _changed(self) -> None:
-        if self._error is not None:
-            raise self._error
-        if self._wake is None:
-            self._wake = asyncio.Event()
-        self._wake.clear()
-        await self._wake.wait()
-        if self._error is not None:
-            raise self._error
+            count = number
+            size += length
+            while self._checkpoints and self._checkpoints[0][0] == self._taken + count:
+                _, checkpoint = self._checkpoints.popleft()
+                checkpointed = count, size
+        if checkpoint is not None:
+            count, size = checkpointed
+        taken = self._pending[:count]
+        del self._pending[:count]
+        return taken, checkpoint, size
 
     def _notify(self) -> None:
         if self._wake is not None:

@@ -1,33 +1,30 @@
-"""One attempt at a task: fence, drive the action, end the stream.
+"""One attempt at a task: fence, run the action, end the stream.
 
 The order of the fence is what makes content exactly-once; ``core.fold`` says why. Nothing here decides what a stream
-contains: it only writes what the fold will accept.
+contains: an attempt only writes what the fold will accept.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator
-from contextlib import aclosing
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import msgspec
-import structlog
 
 from apexstream.core.chunk import FROM_UNKNOWN, GENESIS, Chunk, Kind
-from apexstream.core.errors import ApexError, PluginFailed, Unavailable
+from apexstream.core.errors import ApexError, Unavailable
 from apexstream.core.events import TaskChange, TaskSubmitted
 from apexstream.core.fold import StreamFold
-from apexstream.plugin import CancellationToken, PluginManager, ProgressUpdate
-from apexstream.plugin.manager import describe_failure
-from apexstream.plugin.values import encode_value
+from apexstream.core.options import ErrorClass, TaskOptions
 from apexstream.runner.appender import RunEncoder, StreamAppender
+from apexstream.runner.host.port import ActionHost, Call, CallOutcome, Ending, Resume, RunningCall
 from apexstream.runtime.clock import Clock
 
-CANCEL_GRACE_S = 5.0  # between asking an action to stop and cancelling it
+CANCEL_GRACE_S = 5.0  # between setting the token and cancelling the action's task
+INTERRUPT_GRACE_S = 5.0  # between that and ending its process
 CLAIM_TRIES_MAX = 5
 
-_log = structlog.get_logger(__name__)
-_END_OF = {Kind.COMPLETE: TaskChange.COMPLETED, Kind.ERROR: TaskChange.FAILED, Kind.CANCELLED: TaskChange.CANCELLED}
+END_OF = {Kind.COMPLETE: TaskChange.COMPLETED, Kind.ERROR: TaskChange.FAILED, Kind.CANCELLED: TaskChange.CANCELLED}
 
 
 class StreamLog(Protocol):
@@ -36,179 +33,339 @@ class StreamLog(Protocol):
     def encoder(self, stream_id: str, attempt: int) -> RunEncoder:
         """An encoder for this process' runs."""
 
-    def put(self, stream_id: str, value: bytes, appender: StreamAppender) -> None:
+    def put(self, stream_id: str, value: bytes, appender: Any) -> None:
         """Send a run and report its outcome to ``appender``."""
 
     async def append(self, stream_id: str, value: bytes) -> int:
         """Send a run and return its offset once acknowledged."""
 
-    async def fold_task(self, task: TaskSubmitted, *, end: int | None) -> StreamFold:
+    async def fold(self, stream_id: str, *, since_us: int, end: int | None = None) -> StreamFold:
         """Fold the stream from its beginning to offset ``end`` (exclusive; None: the log's present end)."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Ended:
-    """How a task ended: the change, the error as users see it (JSON; empty unless failed), and why."""
+    """The stream is closed: how, by which attempt, and why."""
 
     change: TaskChange
     attempt: int
-    error: bytes = b""
     reason: str = ""
+    error: bytes = b""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failed:
+    """The action failed and the stream is open: another attempt may go on with it."""
+
+    attempt: int
+    error: dict[str, Any]
+    error_class: ErrorClass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parked:
+    """The action stopped at a yield; whoever owns the task next goes on."""
+
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where an attempt begins to write, and what it hands to the action."""
+
+    attempt: int
+    hash: bytes
+    resume: Resume
 
 
 class Attempt:
-    """Runs ``task`` once, from its fence to the end of its stream."""
+    """Runs ``task`` once, from its fence to its outcome. One object is one attempt; see :class:`port.Sink` for its other side."""
 
-    def __init__(self, task: TaskSubmitted, plugins: PluginManager, log: StreamLog, writer: str, clock: Clock) -> None:
+    def __init__(
+        self,
+        task: TaskSubmitted,
+        *,
+        host: ActionHost,
+        log: StreamLog,
+        writer: str,
+        clock: Clock,
+        options: TaskOptions,
+        resume_mode: str,
+    ) -> None:
         self.task = task
-        self.token = CancellationToken()
-        self._plugins = plugins
+        self.cancel_reason: str | None = None
+        self._host = host
         self._log = log
         self._writer = writer
         self._clock = clock
+        self._options = options
+        self._resume_mode = resume_mode
         self._cancelled_at = 0.0
-        self._driver: asyncio.Task[None] | None = None
-        self._killer: asyncio.TimerHandle | None = None
+        self._parking = False
+        self._timed_out = ""
+        self._broken: Exception | None = None
+        self._outcome: asyncio.Future[CallOutcome] = asyncio.get_running_loop().create_future()
+        self._appender: StreamAppender | None = None
+        self._call: RunningCall | None = None
+        self._timers: dict[str, asyncio.TimerHandle] = {}
+        self._payload_bytes = 0
+        self._last_chunk_at = 0.0
+        self._paused = False
+
+    # What others ask of it, at any time.
 
     def cancel(self, reason: str) -> None:
-        """Ask the action to stop, and cancel it if it does not within ``CANCEL_GRACE_S``."""
-        if self.token.is_cancelled:
-            return
-        self._cancelled_at = self._clock.monotonic()
-        self.token.cancel(reason)
-        self._killer = asyncio.get_running_loop().call_later(CANCEL_GRACE_S, self._kill)
+        """Ask the action to stop: token, then its task, then its process, each after a grace."""
+        if self.cancel_reason is None:
+            self.cancel_reason = reason
+            self._cancelled_at = self._clock.monotonic()
+            self._stop_call(reason)
 
-    async def run_first(self, attempt: int) -> Ended:
-        """Run an assignment that nobody ever had: the claim itself says where the stream goes on, at 0."""
+    def park(self) -> None:
+        """Stop at the next yield without ending the stream."""
+        if not self._parking:
+            self._parking = True
+            if self._call is not None:
+                self._call.park()
+                self._after(CANCEL_GRACE_S, "interrupt", self._call.interrupt)
+                self._after(CANCEL_GRACE_S + INTERRUPT_GRACE_S, "kill", self._call.kill)
+
+    def pause(self, paused: bool) -> None:
+        """Hold the action at its next yield, or let it go on."""
+        self._paused = paused
+        self._last_chunk_at = self._clock.monotonic()
+        if self._call is not None:
+            self._call.pause(paused)
+
+    # The two ways to begin.
+
+    def first(self, attempt: int) -> Place:
+        """An assignment that nobody ever had: the claim itself says where the stream goes on, at 0, and nobody waits for it."""
         encoder = self._log.encoder(self.task.task_id, attempt)
-        claim, _ = encoder.encode(0, (self._fence(Kind.CLAIM),), None, GENESIS)
-        appender = self._appender(encoder, 0, GENESIS)
-        self._log.put(self.task.task_id, claim, _Fenced(appender))  # type: ignore[arg-type]  # reports failures alike
-        return await self._drive(appender, attempt)
+        claim, _ = encoder.encode(0, (self._chunk(Kind.CLAIM, b""),), None, GENESIS)
+        place = Place(attempt, GENESIS, Resume())
+        self._begin(encoder, place, claim)
+        return place
 
-    async def run_again(self, at_least: int) -> Ended:
-        """Run an assignment that someone may have had: claim, read up to the own claim, then resume from there."""
+    async def claim(self, attempt: int) -> Place | Ended | None:
+        """Claim the stream and read it up to the own claim, which nothing later can change. Gives where to go on in
+        ``restart`` mode and what a checkpointed or deterministic action needs; ``Ended`` if the stream is closed; None if
+        another writer's claim of this number came first."""
         task = self.task
-        attempt = max(at_least, (await self._log.fold_task(task, end=None)).attempt + 1)
-        for _ in range(CLAIM_TRIES_MAX):
-            encoder = self._log.encoder(task.task_id, attempt)
-            claim, _ = encoder.encode(FROM_UNKNOWN, (self._fence(Kind.CLAIM),), None, GENESIS)
-            offset = await self._log.append(task.task_id, claim)
-            fold = await self._log.fold_task(task, end=offset + 1)
-            if fold.closed is not None:
-                return Ended(_END_OF[fold.closed], fold.attempt, reason="had already ended")
-            if fold.attempt == attempt and fold.writer == self._writer:
-                resume, _ = encoder.encode(0, (self._fence(Kind.RESUME),), None, GENESIS)
-                appender = self._appender(encoder, 0, GENESIS)
-                self._log.put(task.task_id, resume, _Fenced(appender))  # type: ignore[arg-type]
-                return await self._drive(appender, attempt)
-            attempt = fold.attempt + 1
-        raise Unavailable(f"lost {CLAIM_TRIES_MAX} claims to other writers", where=task.task_id)
+        encoder = self._log.encoder(task.task_id, attempt)
+        claim, _ = encoder.encode(FROM_UNKNOWN, (self._chunk(Kind.CLAIM, b""),), None, GENESIS)
+        offset = await self._log.append(task.task_id, claim)
+        fold = await self._log.fold(task.task_id, since_us=task.submitted_us, end=offset + 1)
+        if fold.closed is not None:
+            return Ended(change=END_OF[fold.closed], attempt=attempt, reason="had already ended")
+        if (fold.attempt, fold.writer) != (attempt, self._writer):
+            return None
+        return place_of(fold, self._resume_mode)
 
-    async def _drive(self, appender: StreamAppender, attempt: int) -> Ended:
-        self._driver = asyncio.ensure_future(self._pump(appender))
+    def resume(self, place: Place) -> None:
+        """Say where the stream goes on, and begin to write there."""
+        encoder = self._log.encoder(self.task.task_id, place.attempt)
+        fence, _ = encoder.encode(place.resume.next_seq, (self._chunk(Kind.RESUME, b""),), None, place.hash)
+        self._begin(encoder, place, fence)
+
+    async def run(self, place: Place) -> Ended | Failed | Parked:
+        """Run the action from ``place`` on. Raises :class:`Unavailable` if an append's outcome became unknown: the next
+        attempt reads the truth from the log."""
+        assert self._appender is not None  # noqa: S101 - first() or resume() came before
+        task = self.task
+        if self.cancel_reason is None and not self._parking:
+            call = Call(
+                task_id=task.task_id,
+                attempt=place.attempt,
+                plugin=task.plugin,
+                action=task.action,
+                params=task.params,
+                resume=place.resume,
+            )
+            self._last_chunk_at = self._clock.monotonic()
+            self._call = self._host.start(call, self)
+            if self._paused:
+                self._call.pause(True)
+            self._watch_time()
+        else:
+            self.ended(CallOutcome(ending=Ending.PARKED if self._parking else Ending.CANCELLED))
         try:
-            await self._driver
-            kind, payload, reason = Kind.COMPLETE, b"{}", ""
+            outcome = await self._outcome
         except asyncio.CancelledError:
-            if not self.token.is_cancelled:
-                self._driver.cancel()
-                raise  # the runner itself is stopping
-            kind, payload, reason = Kind.CANCELLED, b"", self.token.reason
-        except Unavailable:
-            raise  # not the action's doing: another attempt reads the truth from the log
-        except Exception as problem:
-            kind, payload, reason = Kind.ERROR, error_payload(problem, self.task), ""
+            if self._call is not None:
+                self._call.kill()
+            raise
         finally:
-            if self._killer is not None:
-                self._killer.cancel()
-        if kind is Kind.COMPLETE and self.token.is_cancelled:
-            kind, reason = Kind.CANCELLED, self.token.reason
-        if kind is Kind.CANCELLED:
-            payload = self._receipt(appender.next_seq)
-        appender.put(self._chunk(kind, payload))
-        await appender.flush()
-        return Ended(_END_OF[kind], attempt, payload if kind is Kind.ERROR else b"", reason)
+            for timer in self._timers.values():
+                timer.cancel()
+        if self._broken is not None:
+            raise self._broken
+        return await self._conclude(outcome, place.attempt)
 
-    async def _pump(self, appender: StreamAppender) -> None:
-        params = msgspec.json.decode(self.task.params or b"{}")
+    async def fail_for_good(self, failed: Failed, reason: str) -> Ended:
+        """Close the stream with the error; nobody tries again."""
+        error = msgspec.json.encode(failed.error)
+        await self._close(Kind.ERROR, error)
+        return Ended(change=TaskChange.FAILED, attempt=failed.attempt, reason=reason, error=error)
+
+    # What the host reports (port.Sink).
+
+    def chunks(self, chunks: Sequence[Chunk], checkpoint: bytes | None) -> None:
+        """Append what the action yielded."""
+        if self._broken is not None or self._appender is None:
+            return
+        self._last_chunk_at = self._clock.monotonic()
+        self._payload_bytes += sum(len(chunk.payload) for chunk in chunks)
+        try:
+            self._appender.put(chunks, checkpoint)
+        except ApexError as problem:
+            self._break_off(problem)
+            return
+        limit = self._options.bytes_max
+        if limit is not None and self._payload_bytes > limit and not self._timed_out:
+            self._overrun(f"the stream is larger than its limit of {limit} bytes")
+
+    def ended(self, outcome: CallOutcome) -> None:
+        """The call is over."""
+        if not self._outcome.done():
+            self._outcome.set_result(outcome)
+
+    # Inside.
+
+    def _begin(self, encoder: RunEncoder, place: Place, fence: bytes) -> None:
+        self._appender = StreamAppender(
+            encoder, self._send, next_seq=place.resume.next_seq, previous_hash=place.hash, on_taken=self._took
+        )
+        self._log.put(self.task.task_id, fence, _Fence(self._break_off))
+
+    def _send(self, value: bytes, _: StreamAppender) -> None:
+        self._log.put(self.task.task_id, value, self)
+
+    def appended(self, offset: int) -> None:
+        """The run in flight is in the log."""
+        if self._appender is not None:
+            try:
+                self._appender.appended(offset)
+            except ApexError as problem:
+                self._break_off(problem)
+
+    def failed(self, error: Unavailable) -> None:
+        """The run in flight may or may not be in the log."""
+        self._break_off(error)
+
+    def _break_off(self, problem: ApexError) -> None:
+        """This attempt can write no more: end the call, and say why once it has ended."""
+        unknown = problem if isinstance(problem, Unavailable) else Unavailable(str(problem), where=self.task.task_id)
+        if self._appender is not None:
+            self._appender.failed(unknown)
+        if self._broken is None:
+            self._broken = unknown
+            self._stop_call("the log cannot be written")
+
+    def _took(self, size_bytes: int) -> None:
+        if self._call is not None:
+            self._call.credit(size_bytes)
+
+    def _stop_call(self, reason: str) -> None:
+        call = self._call
+        if call is None:
+            return
+        call.cancel(reason)
+        self._after(CANCEL_GRACE_S, "interrupt", call.interrupt)
+        self._after(CANCEL_GRACE_S + INTERRUPT_GRACE_S, "kill", call.kill)
+
+    def _after(self, delay_s: float, name: str, act: Any) -> None:
+        if name not in self._timers:
+            self._timers[name] = asyncio.get_running_loop().call_later(delay_s, act)
+
+    def _watch_time(self) -> None:
+        options = self._options
+        if options.total_timeout_s is not None:
+            limit = options.total_timeout_s
+            self._after(limit, "total", lambda: self._overrun(f"the attempt took longer than {limit:g} s"))
+        if options.first_chunk_timeout_s is not None:
+            self._watch_silence("first", options.first_chunk_timeout_s, self._payload_bytes)
+        if options.idle_timeout_s is not None:
+            self._watch_silence("idle", options.idle_timeout_s, None)
+
+    def _watch_silence(self, name: str, limit_s: float, only_before_bytes: int | None) -> None:
+        """Look again when the limit could be reached; each chunk moves that moment."""
+        if only_before_bytes is not None and self._last_chunk_at != 0.0 and self._payload_bytes > only_before_bytes:
+            return
+        silent_s = 0.0 if self._paused else self._clock.monotonic() - self._last_chunk_at
+        if silent_s >= limit_s:
+            what = "no first chunk" if name == "first" else "no chunk"
+            self._overrun(f"{what} within {limit_s:g} s")
+            return
         loop = asyncio.get_running_loop()
-        done = _done(loop)
+        self._timers[name] = loop.call_later(limit_s - silent_s, self._watch_silence, name, limit_s, only_before_bytes)
 
-        def report(update: ProgressUpdate) -> asyncio.Future[None]:
-            chunk = self._chunk(Kind.PROGRESS, msgspec.json.encode(update))
-            if _in(loop):
-                appender.put_progress(chunk)
-            else:
-                loop.call_soon_threadsafe(appender.put_progress, chunk)
-            return done
+    def _overrun(self, what: str) -> None:
+        if self.cancel_reason is None and not self._parking and not self._timed_out:
+            self._timed_out = what
+            self._stop_call(what)
 
-        run = self._plugins.run(self.task.plugin, self.task.action, params, report, self.token)
-        async with aclosing(run) as values:
-            await self._copy(values, appender)
+    async def _conclude(self, outcome: CallOutcome, attempt: int) -> Ended | Failed | Parked:
+        if self.cancel_reason is not None:
+            await self._close(Kind.CANCELLED, self._receipt())
+            return Ended(change=TaskChange.CANCELLED, attempt=attempt, reason=self.cancel_reason)
+        if self._timed_out:
+            error = {"code": "limit", "message": self._timed_out, "where": f"{self.task.plugin}.{self.task.action}"}
+            too_large = "larger" in self._timed_out
+            await self._flush()
+            return Failed(
+                attempt=attempt, error=error, error_class=ErrorClass.PERMANENT if too_large else ErrorClass.TRANSIENT
+            )
+        if outcome.ending is Ending.COMPLETED:
+            await self._close(Kind.COMPLETE, b"{}")
+            return Ended(change=TaskChange.COMPLETED, attempt=attempt)
+        await self._flush()
+        if outcome.ending is Ending.PARKED or (self._parking and outcome.ending is not Ending.FAILED):
+            return Parked(attempt=attempt)
+        error = outcome.error or {"code": "plugin_failed", "message": f"the action ended as {outcome.ending}"}
+        return Failed(
+            attempt=attempt, error=error, error_class=ErrorClass(outcome.error_class or ErrorClass.PLUGIN_BUG)
+        )
 
-    async def _copy(self, values: AsyncGenerator[Any, None], appender: StreamAppender) -> None:
-        now_us = self._clock.now_us
-        async for value in values:
-            payload, content_type = encode_value(value)
-            appender.put(Chunk(Kind.DATA, payload, now_us(), content_type))
-            if self.token.is_cancelled:
-                return
-            if not appender.has_room:
-                await appender.room()
+    async def _close(self, kind: Kind, payload: bytes) -> None:
+        assert self._appender is not None  # noqa: S101 - run() came before
+        self._appender.put((self._chunk(kind, payload),))
+        await self._flush()
 
-    def _kill(self) -> None:
-        if self._driver is not None:
-            self._driver.cancel()
-
-    def _appender(self, encoder: RunEncoder, next_seq: int, previous_hash: bytes) -> StreamAppender:
-        def put(value: bytes, appender: StreamAppender) -> None:
-            self._log.put(self.task.task_id, value, appender)
-
-        return StreamAppender(encoder, put, next_seq=next_seq, previous_hash=previous_hash)
+    async def _flush(self) -> None:
+        assert self._appender is not None  # noqa: S101 - run() came before
+        await self._appender.flush()
 
     def _chunk(self, kind: Kind, payload: bytes) -> Chunk:
         return Chunk(kind, payload, self._clock.now_us())
 
-    def _fence(self, kind: Kind) -> Chunk:
-        return self._chunk(kind, b"")
-
-    def _receipt(self, seq: int) -> bytes:
+    def _receipt(self) -> bytes:
+        assert self._appender is not None  # noqa: S101 - run() came before
         after_ms = int((self._clock.monotonic() - self._cancelled_at) * 1000)
-        return msgspec.json.encode({"reason": self.token.reason, "stopped_at_seq": seq, "after_ms": after_ms})
+        seq = self._appender.next_seq
+        return msgspec.json.encode({"reason": self.cancel_reason, "stopped_at_seq": seq, "after_ms": after_ms})
 
 
-def error_payload(problem: Exception, task: TaskSubmitted) -> bytes:
-    """The error chunk's payload: what users are told. Whatever a plugin raised is its own failure, with the place."""
-    if not isinstance(problem, ApexError):
-        _log.warning("an action raised", task=task.task_id, exc_info=problem)
-        problem = PluginFailed(describe_failure(problem), where=f"{task.plugin}.{task.action}")
-    return msgspec.json.encode(problem.as_dict())
+def place_of(fold: StreamFold, mode: str) -> Place:
+    """Where an attempt that holds the newest claim of ``fold`` goes on, by the action's resume mode."""
+    if mode == "deterministic":
+        return Place(fold.attempt, fold.hash, Resume(next_seq=fold.next_seq, data_count=fold.data_count))
+    if mode == "checkpointed" and fold.checkpoint is not None:
+        resume = Resume(next_seq=fold.checkpoint_seq, data_count=fold.checkpoint_data_count, checkpoint=fold.checkpoint)
+        return Place(fold.attempt, fold.checkpoint_hash, resume)
+    return Place(fold.attempt, GENESIS, Resume())
 
 
-class _Fenced:
-    """Listens for a fence that is sent together with the chunks after it: only its failure matters, and ends the attempt."""
+class _Fence:
+    """Listens for a fence that is sent together with the chunks after it: only its failure matters."""
 
-    __slots__ = ("_appender",)
+    __slots__ = ("_break_off",)
 
-    def __init__(self, appender: StreamAppender) -> None:
-        self._appender = appender
+    def __init__(self, break_off: Any) -> None:
+        self._break_off = break_off
 
     def appended(self, offset: int) -> None:
         """Nothing to do: the chunks are already on their way."""
 
     def failed(self, error: Unavailable) -> None:
-        self._appender.failed(error)
-
-
-def _done(loop: asyncio.AbstractEventLoop) -> asyncio.Future[None]:
-    future: asyncio.Future[None] = loop.create_future()
-    future.set_result(None)
-    return future
-
-
-def _in(loop: asyncio.AbstractEventLoop) -> bool:
-    try:
-        return asyncio.get_running_loop() is loop
-    except RuntimeError:
-        return False
+        self._break_off(error)

@@ -2,61 +2,75 @@
 
 import asyncio
 import os
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Iterable
+
+import msgspec
 
 from apexstream.contracts.codec import Codec
-from apexstream.core.events import TaskSubmitted
-from apexstream.core.fold import StreamFold
+from apexstream.core.errors import ApexError
+from apexstream.core.events import ActionInfo, Assignment, DeadLetter, TaskChange, TaskEvent, TaskSubmitted
 from apexstream.core.ids import new_id
+from apexstream.core.options import TaskOptions
 from apexstream.log.chunks import ChunkLog
 from apexstream.log.fetcher import LogReader, Tail
 from apexstream.log.group import GroupReader
 from apexstream.log.writer import Writer
 from apexstream.plugin import PluginManager
-from apexstream.runner.attempt import Attempt
+from apexstream.runner.attempt import Attempt, Failed
+from apexstream.runner.host.catalogue import Catalogue
+from apexstream.runner.host.local import LocalHost
+from apexstream.runner.host.port import ActionHost
+from apexstream.runner.retries import RetryBudget
 from apexstream.runner.service import Runner
-from apexstream.runtime.clock import SystemClock
+from apexstream.runner.work import Work
+from apexstream.runtime.clock import Clock, SystemClock
 from apexstream.runtime.settings import Settings
 from apexstream.runtime.supervise import run_until
 
 
-class _StreamLog(ChunkLog):
-    """The chunk log as attempts see it."""
-
-    async def fold_task(self, task: TaskSubmitted, *, end: int | None) -> StreamFold:
-        """Fold the task's stream; it cannot be older than the task."""
-        return await self.fold(task.task_id, since_us=task.submitted_us, end=end)
-
-
 async def serve(settings: Settings, *, ready: Callable[[str], None], stop: asyncio.Event) -> None:
     """Run until ``stop``; ``ready`` is called once assignments are taken."""
-    clock = SystemClock()
+    clock, codec, bootstrap = SystemClock(), Codec(), settings.bootstrap_servers
     runner_id = settings.instance_name("runner")
     # One process, one life: a runner that restarts under the same name is another writer.
     writer_id = f"{runner_id}.{new_id(clock.now_us() // 1000, os.urandom(10))[-10:]}"
-    bootstrap, codec, plugins = settings.bootstrap_servers, Codec(), PluginManager()
-    chunks, events, states = (settings.topic(name) for name in ("chunks", "task-events", "runners"))
+    host = LocalHost(PluginManager(), clock)
+    chunks, events, states, letters = (
+        settings.topic(name) for name in ("chunks", "task-events", "runners", "dead-letters")
+    )
     assignments, control = settings.topic("assignments"), settings.topic("control")
     async with (
         Writer(bootstrap, client_id=runner_id, timeout_s=settings.append_timeout_s) as writer,
         LogReader(bootstrap, client_id=f"{runner_id}-scan") as scans,
         LogReader(bootstrap, client_id=f"{runner_id}-control") as controls,
     ):
-        await writer.prepare(chunks, events, states)
-        log = _StreamLog(chunks, codec, scans, writer, writer_id)
+        await writer.prepare(chunks, events, states, letters)
+        await scans.partitions(chunks)
+        await scans.partitions(assignments)
+        works = _Works(
+            host=host,
+            catalogue=host.describe(),
+            log=ChunkLog(chunks, codec, scans, writer, writer_id),
+            writer_id=writer_id,
+            runner_id=runner_id,
+            clock=clock,
+            codec=codec,
+            publish_event=lambda key, value: writer.append(events, key.encode(), value),
+            publish_letter=lambda key, value: writer.append(letters, key.encode(), value),
+        )
         runner = Runner(
             runner_id,
             capacity=settings.runner_capacity,
-            plugins=plugins,
+            actions=tuple(_infos(host.describe())),
+            broken_plugins=host.describe().broken,
             codec=codec,
             clock=clock,
-            make_attempt=lambda task: Attempt(task, plugins, log, writer_id, clock),
-            publish_event=lambda key, value: writer.append(events, key.encode(), value),
+            make_work=works.make,
             publish_state=lambda key, value: writer.append(states, key.encode(), value),
             log_reader=scans,
+            drain_timeout_s=settings.drain_timeout_s / 2,
         )
         control_tail = Tail(controls, await controls.ends(await controls.partitions(control)), runner.on_control)
-        await scans.partitions(assignments)
         group = GroupReader(
             bootstrap,
             [assignments],
@@ -66,5 +80,108 @@ async def serve(settings: Settings, *, ready: Callable[[str], None], stop: async
             on_revoked=runner.on_revoked,
         )
         async with group:
-            ready(f"{runner_id}: {sum(1 for _ in plugins.actions())} actions")
+            ready(f"{runner_id}: {len(host.describe().offers)} actions")
             await run_until(stop, control_tail.run(), runner.run(group))
+        await host.close()
+
+
+class _Works:
+    """Makes a :class:`Work` of each assignment, with what all of them share."""
+
+    def __init__(
+        self,
+        *,
+        host: ActionHost,
+        catalogue: Catalogue,
+        log: ChunkLog,
+        writer_id: str,
+        runner_id: str,
+        clock: Clock,
+        codec: Codec,
+        publish_event: Callable[[str, bytes], Awaitable[object]],
+        publish_letter: Callable[[str, bytes], Awaitable[object]],
+    ) -> None:
+        self._host = host
+        self._catalogue = catalogue
+        self._log = log
+        self._writer_id = writer_id
+        self._runner_id = runner_id
+        self._clock = clock
+        self._codec = codec
+        self._publish_event = publish_event
+        self._publish_letter = publish_letter
+        self._budgets: dict[tuple[str, str], RetryBudget] = {}
+
+    def make(self, assignment: Assignment) -> Work:
+        """The work of one assignment."""
+        task = assignment.task
+        try:
+            spec = self._catalogue.find(task.plugin, task.action).spec
+            mode, defaults = spec.resume, spec.options
+        except ApexError:  # the host reports it as the action's failure
+            mode, defaults = "restart", TaskOptions()
+
+        def make_attempt(task: TaskSubmitted, options: TaskOptions) -> Attempt:
+            return Attempt(
+                task,
+                host=self._host,
+                log=self._log,
+                writer=self._writer_id,
+                clock=self._clock,
+                options=options,
+                resume_mode=mode,
+            )
+
+        return Work(
+            task,
+            make_attempt=make_attempt,
+            options=msgspec.json.decode(task.options or b"{}", type=TaskOptions).over(defaults),
+            tell=lambda change, attempt, reason="", error=b"": self._tell(task, change, attempt, reason, error),
+            last_attempt=self._last_attempt,
+            budget=self._budgets.setdefault((task.plugin, task.action), RetryBudget()),
+            dead_letter=lambda failed, reason: self._bury(task, failed, reason),
+        )
+
+    async def _last_attempt(self, task: TaskSubmitted) -> int:
+        return (await self._log.fold(task.task_id, since_us=task.submitted_us)).attempt
+
+    async def _tell(self, task: TaskSubmitted, change: TaskChange, attempt: int, reason: str, error: bytes) -> None:
+        event = TaskEvent(
+            task_id=task.task_id,
+            change=change,
+            at_us=self._clock.now_us(),
+            attempt=attempt,
+            by=self._runner_id,
+            reason=reason,
+            detail=error,
+        )
+        await self._publish_event(task.task_id, self._codec.encode(event))
+
+    async def _bury(self, task: TaskSubmitted, failed: Failed, reason: str) -> None:
+        letter = DeadLetter(
+            task_id=task.task_id,
+            plugin=task.plugin,
+            action=task.action,
+            params=task.params,
+            tier=task.tier,
+            options=task.options,
+            attempts=failed.attempt,
+            error_class=failed.error_class,
+            error=msgspec.json.encode(failed.error),
+            reason=reason,
+            at_us=self._clock.now_us(),
+        )
+        await self._publish_letter(task.task_id, self._codec.encode(letter))
+
+
+def _infos(catalogue: Catalogue) -> Iterable[ActionInfo]:
+    for offer in catalogue.offers:
+        yield ActionInfo(
+            plugin=offer.plugin,
+            action=offer.spec.name,
+            summary=offer.spec.summary,
+            streams=offer.streams,
+            params_schema=msgspec.json.encode(offer.spec.params_schema),
+            resume=offer.spec.resume,
+            options=msgspec.json.encode(offer.spec.options),
+        )

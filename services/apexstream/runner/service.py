@@ -1,37 +1,24 @@
-"""The runner's loop: takes assignments, runs them, commits what is finished, answers control, says what it can do."""
+"""The runner's loop: takes assignments, commits what is finished, answers control, says what it can do."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 
-import msgspec
 import structlog
 
 from apexstream.contracts.codec import Codec
-from apexstream.core.errors import ApexError, ChunkDecodeError, Unavailable
-from apexstream.core.events import (
-    ActionInfo,
-    Assignment,
-    ControlCommand,
-    ControlVerb,
-    RunnerState,
-    TaskChange,
-    TaskEvent,
-    TaskSubmitted,
-)
+from apexstream.core.errors import ChunkDecodeError, Unavailable
+from apexstream.core.events import ActionInfo, Assignment, ControlCommand, ControlVerb, RunnerState
 from apexstream.log.fetcher import LogReader, Partition, Record
 from apexstream.log.group import GroupReader
 from apexstream.log.ledger import OffsetLedger
-from apexstream.plugin import PluginManager
-from apexstream.runner.attempt import Attempt, Ended, error_payload
+from apexstream.runner.work import Work
 from apexstream.runtime.clock import Clock
 
 HEARTBEAT_S = 3.0
 REMEMBERED_CANCELS_MAX = 10_000
-RETRY_DELAY_S = 1.0
 
 _log = structlog.get_logger(__name__)
 
-MakeAttempt = Callable[[TaskSubmitted], Attempt]
 Publish = Callable[[str, bytes | None], Awaitable[object]]
 """Appends an encoded message under a key and returns once it is acknowledged."""
 
@@ -44,53 +31,56 @@ class Runner:
         runner_id: str,
         *,
         capacity: int,
-        plugins: PluginManager,
+        actions: Sequence[ActionInfo],
+        broken_plugins: Mapping[str, str],
         codec: Codec,
         clock: Clock,
-        make_attempt: MakeAttempt,
-        publish_event: Publish,
+        make_work: Callable[[Assignment], Work],
         publish_state: Publish,
         log_reader: LogReader,
+        drain_timeout_s: float,
     ) -> None:
         self.runner_id = runner_id
         self._capacity = capacity
-        self._plugins = plugins
+        self._actions = tuple(actions)
+        self._broken_plugins = tuple(f"{name}: {why}" for name, why in broken_plugins.items())
         self._codec = codec
         self._clock = clock
-        self._make_attempt = make_attempt
-        self._publish_event = publish_event
+        self._make_work = make_work
         self._publish_state = publish_state
         self._log_reader = log_reader
+        self._drain_timeout_s = drain_timeout_s
         self._group: GroupReader
         self._ledgers: dict[Partition, OffsetLedger] = {}
         self._fresh_from: dict[Partition, int] = {}
-        self._running: dict[str, Attempt] = {}
-        self._tasks: dict[asyncio.Task[None], Partition] = {}
+        self._works: dict[str, Work] = {}
+        self._running: dict[asyncio.Task[None], tuple[Partition, Work]] = {}
+        self._aside: set[asyncio.Future[None]] = set()
         self._cancelled: dict[str, str] = {}
         self._dirty = asyncio.Event()
         self._changed = asyncio.Event()
 
     async def run(self, group: GroupReader) -> None:
-        """Work until cancelled."""
+        """Work until cancelled; then let go of all tasks at their next yield and commit what is finished."""
         self._group = group
         try:
             async with asyncio.TaskGroup() as tasks:
-                tasks.create_task(self._take(tasks), name="take assignments")
+                tasks.create_task(self._take(), name="take assignments")
                 tasks.create_task(self._commit(), name="commit")
                 tasks.create_task(self._announce(), name="announce")
         finally:
-            await asyncio.shield(self._publish_state(self.runner_id, None))
+            await asyncio.shield(self._leave())
 
     async def on_assigned(self, partitions: Mapping[Partition, str]) -> None:
-        """The partitions that this runner owns from now on. Those that it had before keep their tasks; tasks of those
-        that moved away are broken off here, and their new owner goes on with them."""
-        lost = [task for task, partition in self._tasks.items() if partition not in partitions]
-        for task in lost:
-            task.cancel()
-        await asyncio.gather(*lost, return_exceptions=True)
+        """The partitions that this runner owns from now on. Those that it had before keep their tasks; tasks of those that
+        moved away are parked, and their new owner goes on with them."""
+        self._let_go(lambda partition: partition not in partitions)
         # What lies before the present end may have been given to another runner in between.
         self._fresh_from = await self._log_reader.ends(partitions)
-        self._ledgers = {partition: self._ledgers.get(partition) or OffsetLedger() for partition in partitions}
+        self._ledgers = {
+            partition: self._ledgers.get(partition) or OffsetLedger(metadata)
+            for partition, metadata in partitions.items()
+        }
         self._changed.set()
 
     async def on_revoked(self, _: frozenset[Partition]) -> None:
@@ -98,107 +88,108 @@ class Runner:
         await self._commit_finished()
 
     def on_control(self, _: Partition, records: Iterable[Record]) -> None:
-        """Requests about tasks, broadcast to all runners. One about a task that is not here yet is remembered."""
+        """Requests about tasks, broadcast to all runners. A cancellation of a task that is not here yet is remembered."""
         for record in records:
-            command = self._codec.decode(record.value or b"", ControlCommand)
-            if command.verb is not ControlVerb.CANCEL:
+            try:
+                command = self._codec.decode(record.value, ControlCommand)
+            except ChunkDecodeError as problem:
+                _log.error("skipped a command that cannot be read", offset=record.offset, error=str(problem))
                 continue
-            reason = command.reason or "cancelled by request"
-            attempt = self._running.get(command.task_id)
-            if attempt is not None:
-                attempt.cancel(reason)
-            self._cancelled[command.task_id] = reason
-            if len(self._cancelled) > REMEMBERED_CANCELS_MAX:
-                del self._cancelled[next(iter(self._cancelled))]
+            work = self._works.get(command.task_id)
+            if command.verb is ControlVerb.CANCEL:
+                self._cancel(command.task_id, work, command.reason or "cancelled by request")
+            elif work is not None and command.verb in {ControlVerb.PAUSE, ControlVerb.RESUME}:
+                self._background(work.pause(command.verb is ControlVerb.PAUSE))
 
-    async def _take(self, tasks: asyncio.TaskGroup) -> None:
+    def _cancel(self, task_id: str, work: Work | None, reason: str) -> None:
+        if work is not None:
+            work.cancel(reason)
+        self._cancelled[task_id] = reason
+        if len(self._cancelled) > REMEMBERED_CANCELS_MAX:
+            del self._cancelled[next(iter(self._cancelled))]
+
+    async def _take(self) -> None:
         while True:
             for partition, records in await self._group.poll(1.0):
                 for record in records:
                     if partition in self._ledgers and self._ledgers[partition].take(record.offset):
-                        self._start(tasks, partition, record)
-            if len(self._tasks) >= self._capacity:
+                        self._start(partition, record)
+                self._dirty.set()
+            if len(self._running) >= self._capacity:
                 self._group.pause(self._group.owned)
 
-    def _start(self, tasks: asyncio.TaskGroup, partition: Partition, record: Record) -> None:
+    def _start(self, partition: Partition, record: Record) -> None:
         try:
-            assignment = self._codec.decode(record.value or b"", Assignment)
+            assignment = self._codec.decode(record.value, Assignment)
         except ChunkDecodeError as problem:
             _log.error("skipped an assignment that cannot be read", at=(*partition, record.offset), error=str(problem))
             self._finish(partition, record.offset)
             return
+        task_id = assignment.task.task_id
+        if task_id in self._works:
+            _log.warning("assigned twice; the first one goes on", task=task_id)
+            self._finish(partition, record.offset)
+            return
+        work = self._works[task_id] = self._make_work(assignment)
+        if task_id in self._cancelled:
+            work.cancel(self._cancelled[task_id])
         fresh = record.offset >= self._fresh_from.get(partition, record.offset + 1)
-        work = tasks.create_task(
-            self._work(assignment, fresh=fresh, partition=partition, offset=record.offset), name=assignment.task.task_id
+        running = asyncio.create_task(
+            self._run(work, assignment.attempt, fresh=fresh, at=(partition, record.offset)), name=task_id
         )
-        self._tasks[work] = partition
-        work.add_done_callback(self._tasks.pop)
+        self._running[running] = partition, work
+        running.add_done_callback(self._running.pop)
 
-    async def _work(self, assignment: Assignment, *, fresh: bool, partition: Partition, offset: int) -> None:
-        task = assignment.task
-        attempt = self._make_attempt(task)
-        if task.task_id in self._running:
-            _log.warning("assigned twice; the first one goes on", task=task.task_id)
-        else:
-            self._running[task.task_id] = attempt
-            try:
-                if task.task_id in self._cancelled:
-                    attempt.cancel(self._cancelled[task.task_id])
-                await self._until_ended(attempt, assignment, fresh=fresh)
-            except Exception as problem:  # one task's trouble, the log unreadable for instance, stops no other task
-                _log.exception("task given up", task=task.task_id)
-                failed = Ended(TaskChange.FAILED, assignment.attempt, error_payload(problem, task), str(problem))
-                await self._event(task, failed.change, failed.attempt, failed)
-            finally:
-                del self._running[task.task_id]
-        self._finish(partition, offset)
+    async def _run(self, work: Work, attempt: int, *, fresh: bool, at: tuple[Partition, int]) -> None:
+        finished = False
+        try:
+            finished = await work.run(attempt, fresh=fresh)
+        except Exception:  # one task's trouble, its log unreadable for instance, stops no other task
+            _log.exception(
+                "a task was given up; it stays uncommitted and its next owner tries again", task=work.task.task_id
+            )
+        finally:
+            del self._works[work.task.task_id]
+        if finished:
+            self._finish(*at)
+        if len(self._running) <= self._capacity:
+            self._group.resume(self._group.owned)
 
     def _finish(self, partition: Partition, offset: int) -> None:
         ledger = self._ledgers.get(partition)
         if ledger is not None:
             ledger.finish(offset)
-        self._dirty.set()
-        if len(self._tasks) <= self._capacity:
-            self._group.resume(self._group.owned)
+            self._dirty.set()
 
-    async def _until_ended(self, attempt: Attempt, assignment: Assignment, *, fresh: bool) -> None:
-        """Try until the log holds the end of the stream: whatever failed on the way is not the action's doing."""
-        task = assignment.task
-        started = asyncio.create_task(self._event(task, TaskChange.STARTED, assignment.attempt), name="event")
-        while True:
-            try:
-                if fresh:
-                    ended = await attempt.run_first(assignment.attempt)
-                else:
-                    ended = await attempt.run_again(assignment.attempt)
-                await started
-                await self._event(task, ended.change, ended.attempt, ended)
-            except Unavailable as problem:
-                _log.warning("attempt broken off", task=task.task_id, error=str(problem), retry_in_s=RETRY_DELAY_S)
-                await asyncio.gather(started, return_exceptions=True)
-                started = asyncio.create_task(asyncio.sleep(RETRY_DELAY_S), name="retry delay")
-                await started
-                fresh, attempt = False, self._renew(attempt)
-            else:
-                return
+    def _let_go(self, leaves: Callable[[Partition], bool]) -> list[asyncio.Task[None]]:
+        going = [running for running, (partition, _) in self._running.items() if leaves(partition)]
+        for running in going:
+            self._running[running][1].park()
+        return going
 
-    def _renew(self, old: Attempt) -> Attempt:
-        attempt = self._running[old.task.task_id] = self._make_attempt(old.task)
-        if old.token.is_cancelled:
-            attempt.cancel(old.token.reason)
-        return attempt
+    async def _leave(self) -> None:
+        going = self._let_go(lambda _: True)
+        if going:
+            _, stuck = await asyncio.wait(going, timeout=self._drain_timeout_s)
+            for running in stuck:
+                running.cancel()
+            await asyncio.gather(*stuck, return_exceptions=True)
+        await self._commit_finished()
+        try:
+            await self._publish_state(self.runner_id, None)
+        except Unavailable as problem:
+            _log.warning("could not say goodbye", error=str(problem))
 
-    async def _event(self, task: TaskSubmitted, change: TaskChange, attempt: int, ended: Ended | None = None) -> None:
-        event = TaskEvent(
-            task_id=task.task_id,
-            change=change,
-            at_us=self._clock.now_us(),
-            attempt=attempt,
-            by=self.runner_id,
-            reason=ended.reason if ended else "",
-            detail=ended.error if ended else b"",
-        )
-        await self._publish_event(task.task_id, self._codec.encode(event))
+    def _background(self, work: Awaitable[None]) -> None:
+        """For what a callback starts and nobody waits for; its failure is logged."""
+        task = asyncio.ensure_future(work)
+        self._aside.add(task)
+        task.add_done_callback(self._settle)
+
+    def _settle(self, task: asyncio.Future[None]) -> None:
+        self._aside.discard(task)
+        if not task.cancelled() and (problem := task.exception()) is not None:
+            _log.warning("a request about a task could not be followed", error=str(problem))
 
     async def _commit(self) -> None:
         while True:
@@ -207,16 +198,13 @@ class Runner:
             await self._commit_finished()
 
     async def _commit_finished(self) -> None:
-        offsets = {p: at for p, ledger in self._ledgers.items() if (at := ledger.commit_offset()) is not None}
-        try:
-            if offsets and await self._group.commit({partition: (at, "") for partition, at in offsets.items()}):
-                for partition, at in offsets.items():
-                    self._ledgers[partition].committed(at)
-        except ApexError as problem:
-            _log.warning("commit failed; the next one includes it", error=str(problem))
+        commits = {p: commit for p, ledger in self._ledgers.items() if (commit := ledger.commit()) is not None}
+        if commits and await self._group.commit(commits):
+            for partition, commit in commits.items():
+                if partition in self._ledgers:
+                    self._ledgers[partition].committed(commit)
 
     async def _announce(self) -> None:
-        actions = tuple(self._actions())
         while True:
             self._changed.clear()
             state = RunnerState(
@@ -224,8 +212,8 @@ class Runner:
                 at_us=self._clock.now_us(),
                 capacity=self._capacity,
                 partitions=tuple(sorted(partition for _, partition in self._ledgers)),
-                actions=actions,
-                broken_plugins=tuple(f"{name}: {why}" for name, why in self._plugins.broken.items()),
+                actions=self._actions,
+                broken_plugins=self._broken_plugins,
             )
             try:
                 await self._publish_state(self.runner_id, self._codec.encode(state))
@@ -236,13 +224,3 @@ class Runner:
                     await self._changed.wait()
             except TimeoutError:
                 continue
-
-    def _actions(self) -> Iterable[ActionInfo]:
-        for plugin, spec in self._plugins.actions():
-            yield ActionInfo(
-                plugin=plugin,
-                action=spec.name,
-                summary=spec.summary,
-                streams=self._plugins.streams(plugin, spec.name),
-                params_schema=msgspec.json.encode(spec.params_schema),
-            )

@@ -5,7 +5,7 @@ import time
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
-from apexstream.plugin import ActionContext, BasePlugin, Chunk, Plugin
+from apexstream.plugin import ActionContext, BasePlugin, Chunk, PermanentError, Plugin, TransientError
 
 plugin = Plugin("probe", summary="behaves as told")
 
@@ -84,6 +84,47 @@ def blocking(n: int = 3) -> Iterator[int]:
     for number in range(n):
         time.sleep(0.01)
         yield number
+
+
+@plugin.action(resume="checkpointed")
+async def flaky(
+    ctx: ActionContext, n: int = 10, fail_at: list[int] = [], error: str = "transient"
+) -> AsyncIterator[int]:
+    """Yield 0 to n-1 with a checkpoint each; fail once at each number of fail_at, counted by attempts."""
+    start = ctx.restored(int) or 0
+    for number in range(start, n):
+        if ctx.attempt <= len(fail_at) and number == fail_at[ctx.attempt - 1]:
+            raise {"transient": TransientError, "permanent": PermanentError, "bug": KeyError}[error](f"at {number}")
+        yield Chunk(number, checkpoint=number + 1)
+
+
+@plugin.action(resume="deterministic")
+async def again(ctx: ActionContext, n: int = 10, fail_at: int = -1) -> AsyncIterator[Any]:
+    """Yield 0 to n-1 with progress between them; the first attempt fails at fail_at."""
+    for number in range(n):
+        if ctx.attempt == 1 and number == fail_at:
+            raise TransientError(f"at {number}")
+        await ctx.progress(100 * number / n)
+        yield number
+
+
+@plugin.action(resume="checkpointed")
+async def steady(ctx: ActionContext, n: int = 100, interval_s: float = 0.02) -> AsyncIterator[int]:
+    """Yield 0 to n-1, one each interval, a checkpoint with every fifth."""
+    persistence = ctx.persistence
+    persistence.every(chunks=5)
+    for number in range(ctx.restored(int) or 0, n):
+        persistence.state = number + 1
+        yield number
+        await asyncio.sleep(interval_s)
+
+
+@plugin.action
+async def silent(ctx: ActionContext, before: int = 0) -> AsyncIterator[int]:
+    """Yield some chunks, then nothing for ever."""
+    for number in range(before):
+        yield number
+    await ctx.cancellation_token.wait()
 
 
 class Whole(BasePlugin):

@@ -1,0 +1,172 @@
+"""One assigned task in the runner's hands: attempt after attempt, until its stream is closed or its partition has moved."""
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable
+from typing import Protocol
+
+import structlog
+
+from apexstream.core.errors import Unavailable
+from apexstream.core.events import TaskChange, TaskSubmitted
+from apexstream.core.options import TaskOptions
+from apexstream.runner.attempt import CLAIM_TRIES_MAX, Attempt, Ended, Failed, Parked, Place
+from apexstream.runner.retries import Again, RetryBudget, after_failure
+
+UNAVAILABLE_DELAY_S = 0.5  # after the log could not be written or read; doubles up to …
+UNAVAILABLE_DELAY_MAX_S = 5.0
+
+_log = structlog.get_logger(__name__)
+
+Tell = Callable[..., Awaitable[None]]
+"""``tell(change, attempt, reason=…, error=…)``: publishes a task event, returns once it is acknowledged."""
+
+
+class Probe(Protocol):
+    """Reads how often a stream was claimed and whether it is closed, before it is claimed again."""
+
+    async def __call__(self, task: TaskSubmitted) -> int:
+        """The highest attempt that claimed the stream; 0 if none did."""
+
+
+class Work:
+    """A task from its assignment to the end of its stream, or to the moment that somebody else goes on with it."""
+
+    def __init__(
+        self,
+        task: TaskSubmitted,
+        *,
+        make_attempt: Callable[[TaskSubmitted, TaskOptions], Attempt],
+        options: TaskOptions,
+        tell: Tell,
+        last_attempt: Probe,
+        budget: RetryBudget,
+        dead_letter: Callable[[Failed, str], Awaitable[None]],
+    ) -> None:
+        self.task = task
+        self._make_attempt = make_attempt
+        self._options = options
+        self._tell = tell
+        self._last_attempt = last_attempt
+        self._budget = budget
+        self._dead_letter = dead_letter
+        self._attempt: Attempt | None = None
+        self._cancel_reason: str | None = None
+        self._parking = False
+        self._paused = False
+        self._hurry = asyncio.Event()
+        self._number = 0
+        self._failures = 0
+
+    def cancel(self, reason: str) -> None:
+        """End the task as cancelled, whatever it is doing."""
+        self._cancel_reason = reason
+        self._hurry.set()
+        if self._attempt is not None:
+            self._attempt.cancel(reason)
+
+    def park(self) -> None:
+        """Let go of the task at its next yield; its stream stays open for the next owner."""
+        self._parking = True
+        self._hurry.set()
+        if self._attempt is not None:
+            self._attempt.park()
+
+    async def pause(self, paused: bool) -> None:
+        """Hold the action at its next yield, or let it go on."""
+        if self._attempt is not None and paused is not self._paused:
+            self._paused = paused
+            self._attempt.pause(paused)
+            await self._tell(TaskChange.PAUSED if paused else TaskChange.RESUMED, self._number)
+
+    async def run(self, attempt: int, *, fresh: bool) -> bool:
+        """Until the stream is closed (True: never to be done again) or the task is let go (False)."""
+        self._number = attempt
+        self._budget.started()
+        delay_s = UNAVAILABLE_DELAY_S
+        while True:
+            try:
+                outcome = await self._try(fresh=fresh)
+            except Unavailable as problem:
+                _log.warning("attempt broken off", task=self.task.task_id, attempt=self._number, error=str(problem))
+                if self._parking:
+                    return False
+                await self._wait(delay_s * (0.5 + random.random() / 2))  # noqa: S311 - spreads load, guards nothing
+                delay_s = min(delay_s * 2, UNAVAILABLE_DELAY_MAX_S)
+                fresh = False
+                continue
+            if outcome is None:
+                return False
+            fresh, delay_s = False, UNAVAILABLE_DELAY_S
+            if isinstance(outcome, Ended):
+                await self._tell(outcome.change, outcome.attempt, reason=outcome.reason, error=outcome.error)
+                return True
+            if isinstance(outcome, Parked):
+                await self._tell(TaskChange.PARKED, outcome.attempt, reason="its partition moves to another runner")
+                return False
+
+    async def _try(self, *, fresh: bool) -> Ended | Parked | Failed | None:
+        attempt = self._attempt = self._make_attempt(self.task, self._options)
+        if self._cancel_reason is not None:
+            attempt.cancel(self._cancel_reason)
+        if self._paused:
+            attempt.pause(True)
+        if fresh:
+            place = attempt.first(self._number)
+            outcome = (await asyncio.gather(attempt.run(place), self._tell(TaskChange.STARTED, self._number)))[0]
+        else:
+            began = await self._claim(attempt)
+            if isinstance(began, Ended):
+                return began
+            attempt.resume(began)
+            if self._parking:
+                attempt.park()
+            outcome = await attempt.run(began)
+        return await self._failed(attempt, outcome) if isinstance(outcome, Failed) else outcome
+
+    async def _claim(self, attempt: Attempt) -> Place | Ended:
+        """Take the stream over. The started event comes before the claim: whatever an older attempt still reports after the
+        claim made its records dead then lies behind this event, and counts for nothing."""
+        self._number = max(self._number, await self._last_attempt(self.task) + 1)
+        for _ in range(CLAIM_TRIES_MAX):
+            await self._tell(TaskChange.STARTED, self._number)
+            began = await attempt.claim(self._number)
+            if began is not None:
+                return began
+            self._number += 1
+        raise Unavailable(f"lost {CLAIM_TRIES_MAX} claims to other writers", where=self.task.task_id)
+
+    async def _failed(self, attempt: Attempt, failed: Failed) -> Ended | Failed | None:
+        self._failures += 1
+        decision = after_failure(
+            self._options,
+            failed.error_class,
+            failures=self._failures,
+            attempt=failed.attempt,
+            chance=random.random(),  # noqa: S311 - jitter
+            retry_after_s=float(failed.error.get("retry_after_s", 0.0)),
+        )
+        if isinstance(decision, Again) and not self._parking:
+            if self._budget.spend():
+                why = f"{failed.error_class}: {failed.error.get('message', '')}; again in {decision.delay_s:.1f} s"
+                await self._tell(TaskChange.RETRYING, failed.attempt, reason=why)
+                await self._wait(decision.delay_s)
+                return failed
+            reason = "the action's retry budget is spent"
+        elif isinstance(decision, Again):
+            return None
+        else:
+            reason = decision.reason
+        ended = await attempt.fail_for_good(failed, reason)
+        await self._dead_letter(failed, reason)
+        return ended
+
+    async def _wait(self, delay_s: float) -> None:
+        """A pause between attempts, cut short when the task is cancelled or let go."""
+        if self._cancel_reason is not None:
+            return
+        try:
+            async with asyncio.timeout(delay_s):
+                await self._hurry.wait()
+        except TimeoutError:
+            return
