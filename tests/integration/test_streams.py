@@ -19,7 +19,7 @@ async def test_the_specifications_browser_code_works_unchanged(apex):
     stream_id = await apex.submit("count", n=20)
     received = []
     async with asyncio.timeout(30), apex.socket() as socket:
-        await socket.send('{"type":"subscribe","stream_id":"%s"}' % stream_id)
+        await socket.send(subscribe(stream_id))
         while True:
             message = msgspec.json.decode(await socket.recv())
             assert message["stream_id"] == stream_id
@@ -45,7 +45,7 @@ async def test_a_viewer_in_the_middle_of_a_stream_sees_chunks_before_the_stream_
     gate = tmp_path / "gate"
     stream_id = await apex.submit("gated", gate=str(gate), n=3)
     async with asyncio.timeout(30), apex.socket() as socket:
-        await socket.send('{"type":"subscribe","stream_id":"%s"}' % stream_id)
+        await socket.send(subscribe(stream_id))
         first = [msgspec.json.decode(await socket.recv())["data"] for _ in range(3)]
         gate.touch()
         rest = [msgspec.json.decode(await socket.recv()) for _ in range(4)]
@@ -59,7 +59,7 @@ async def test_many_streams_share_one_socket(apex):
     open_streams = set(ids)
     async with asyncio.timeout(30), apex.socket() as socket:
         for stream_id in ids:
-            await socket.send('{"type":"subscribe","stream_id":"%s"}' % stream_id)
+            await socket.send(subscribe(stream_id))
         while open_streams:
             message = msgspec.json.decode(await socket.recv())
             seen[message["stream_id"]].append(message["seq"])
@@ -237,15 +237,19 @@ async def test_unsubscribing_ends_the_stream_for_this_viewer_only(apex, tmp_path
     stream_id = await apex.submit("gated", gate=str(gate), n=1)
     other = asyncio.create_task(apex.follow(stream_id))
     async with asyncio.timeout(30), apex.socket() as socket:
-        await socket.send('{"type":"subscribe","stream_id":"%s"}' % stream_id)
+        await socket.send(subscribe(stream_id))
         await socket.recv()
-        await socket.send('{"type":"unsubscribe","stream_id":"%s"}' % stream_id)
+        await socket.send(subscribe(stream_id, "unsubscribe"))
         await socket.send('{"type":"ping"}')
         assert msgspec.json.decode(await socket.recv()) == {"type": "pong"}
         gate.touch()
         assert len(await other) == 3
         await socket.send('{"type":"ping"}')
         assert msgspec.json.decode(await socket.recv()) == {"type": "pong"}
+
+
+def subscribe(stream_id: str, kind: str = "subscribe") -> str:
+    return msgspec.json.encode({"type": kind, "stream_id": stream_id}).decode()
 
 
 async def until(apex, task_id: str, status: str) -> dict[str, Any]:

@@ -5,10 +5,10 @@ from typing import Any
 
 import msgspec
 import pytest
+from tests.integration.conftest import Apex, running
+from tests.integration.test_streams import subscribe, until
 
 from apexstream.runtime.settings import Settings
-from tests.integration.conftest import Apex, running
-from tests.integration.test_streams import until
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -23,7 +23,7 @@ async def raw(apex: Apex, stream_id: str) -> list[dict[str, Any]]:
     """Every message, rewinds included."""
     messages: list[dict[str, Any]] = []
     async with asyncio.timeout(30), apex.socket() as socket:
-        await socket.send('{"type":"subscribe","stream_id":"%s"}' % stream_id)
+        await socket.send(subscribe(stream_id))
         while not messages or messages[-1]["type"] not in {"stream_complete", "stream_error", "stream_cancelled"}:
             messages.append(msgspec.json.decode(await socket.recv()))
     return messages
@@ -158,7 +158,7 @@ async def seen_so_far(apex: Apex, stream_id: str) -> list[Any]:
     """What a viewer that comes now is sent before a quarter of a second of silence."""
     messages: list[Any] = []
     async with apex.socket() as socket:
-        await socket.send('{"type":"subscribe","stream_id":"%s"}' % stream_id)
+        await socket.send(subscribe(stream_id))
         try:
             while True:
                 async with asyncio.timeout(0.25):

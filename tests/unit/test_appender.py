@@ -53,7 +53,9 @@ def test_a_run_is_bounded_in_chunks_and_bytes_and_a_large_chunk_travels_alone(si
     for _, run, _, _ in log.runs:
         assert len(run) <= RUN_CHUNKS_MAX
         assert len(run) == 1 or sum(len(chunk.payload) for chunk in run) <= RUN_BYTES_MAX
-    assert [first for first, _, _, _ in log.runs] == [sum(len(r[1]) for r in log.runs[:i]) for i in range(len(log.runs))]
+    assert [first for first, _, _, _ in log.runs] == [
+        sum(len(r[1]) for r in log.runs[:i]) for i in range(len(log.runs))
+    ]
 
 
 @given(st.lists(st.tuples(st.integers(1, 80), st.integers(1, 3000), st.booleans()), min_size=1, max_size=60))

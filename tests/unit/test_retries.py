@@ -8,10 +8,10 @@ from apexstream.core.options import DEFAULT_MAX_ATTEMPTS, ErrorClass, TaskOption
 from apexstream.runner.retries import ATTEMPTS_MAX, Again, GiveUp, RetryBudget, after_failure
 
 
-def tries(error_class: ErrorClass, options: TaskOptions = TaskOptions()) -> int:
+def tries(error_class: ErrorClass, **options: int) -> int:
     """How many attempts are made in all when every one fails."""
-    failures = 1
-    while isinstance(after_failure(options, error_class, failures=failures, attempt=failures, chance=0.5), Again):
+    failures, asked = 1, TaskOptions(**options)
+    while isinstance(after_failure(asked, error_class, failures=failures, attempt=failures, chance=0.5), Again):
         failures += 1
     return failures
 
@@ -31,9 +31,9 @@ def test_each_class_is_tried_as_often_as_makes_sense(error_class: ErrorClass, ex
 
 
 def test_a_task_may_allow_fewer_or_more_attempts_but_never_more_than_its_class():
-    assert tries(ErrorClass.TRANSIENT, TaskOptions(max_attempts=9)) == 9
-    assert tries(ErrorClass.TRANSIENT, TaskOptions(max_attempts=1)) == 1
-    assert tries(ErrorClass.PERMANENT, TaskOptions(max_attempts=9)) == 1
+    assert tries(ErrorClass.TRANSIENT, max_attempts=9) == 9
+    assert tries(ErrorClass.TRANSIENT, max_attempts=1) == 1
+    assert tries(ErrorClass.PERMANENT, max_attempts=9) == 1
 
 
 @given(st.integers(1, 60), st.floats(0, 1), st.floats(0.01, 10), st.floats(0.01, 1000))

@@ -1,6 +1,7 @@
 """Reads as a member of a consumer group: partitions come and go, and committed offsets say where to go on."""
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 
 import structlog
@@ -9,6 +10,7 @@ from aiokafka.coordinator.assignors.sticky.sticky_assignor import StickyPartitio
 from aiokafka.errors import CommitFailedError, IllegalStateError, KafkaError
 from aiokafka.structs import TopicPartition
 
+from apexstream.core.errors import Unavailable
 from apexstream.log.fetcher import Partition, Record
 from apexstream.log.writer import unreachable
 
@@ -18,6 +20,11 @@ OnAssigned = Callable[[Mapping[Partition, str]], Awaitable[None]]
 """Takes the partitions that this member now owns, each with the metadata of its last commit (empty: none)."""
 OnRevoked = Callable[[frozenset[Partition]], Awaitable[None]]
 """Takes the partitions that this member is about to lose; commits made before it returns still count."""
+
+
+SESSION_TIMEOUT_S = 10.0  # a member that is silent for this long loses its partitions
+STALL_S_MAX = SESSION_TIMEOUT_S / 2
+_TICK_S = 0.5
 
 
 class GroupReader(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka is untyped
@@ -38,13 +45,16 @@ class GroupReader(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka 
         self._on_assigned = on_assigned
         self._on_revoked = on_revoked
         self._owned: frozenset[Partition] = frozenset()
+        self._stalled_s = 0.0
+        self._last_tick = 0.0
+        self._ticker: asyncio.TimerHandle | None = None
         self._consumer = AIOKafkaConsumer(
             bootstrap_servers=bootstrap_servers,
             client_id=client_id,
             group_id=group,
             enable_auto_commit=False,
             auto_offset_reset="earliest",
-            session_timeout_ms=10_000,
+            session_timeout_ms=int(SESSION_TIMEOUT_S * 1000),
             heartbeat_interval_ms=1_000,
             max_poll_interval_ms=60_000,
             fetch_max_wait_ms=500,
@@ -58,9 +68,13 @@ class GroupReader(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka 
         except (KafkaError, OSError) as problem:
             await self._consumer.stop()
             raise unreachable(self._bootstrap, problem) from problem
+        self._last_tick = time.monotonic()
+        self._tick()
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        if self._ticker is not None:
+            self._ticker.cancel()
         await self._consumer.stop()
 
     @property
@@ -69,9 +83,27 @@ class GroupReader(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka 
         return self._owned
 
     async def poll(self, timeout_s: float) -> list[tuple[Partition, list[Record]]]:
-        """New records by partition, or nothing after ``timeout_s``."""
+        """New records by partition, or nothing after ``timeout_s``.
+
+        Raises :class:`Unavailable` if this process did not run for so long (stopped, or its machine asleep) that others may
+        own its partitions by now. Kafka would still give it their records, and it would begin work that the new owner
+        believes to be fresh; a process that may be such a zombie must start over.
+        """
         got = await self._consumer.getmany(timeout_ms=int(timeout_s * 1000))
+        stalled_s = max(self._stalled_s, time.monotonic() - self._last_tick)
+        if stalled_s > STALL_S_MAX:
+            raise Unavailable(
+                f"this process did not run for {stalled_s:.1f} s and may have lost its partitions",
+                where="consumer group",
+                hint="It starts over; if this repeats, its machine is overloaded or suspended",
+            )
         return [((tp.topic, tp.partition), records) for tp, records in got.items()]
+
+    def _tick(self) -> None:
+        now = time.monotonic()
+        self._stalled_s = max(self._stalled_s, now - self._last_tick)
+        self._last_tick = now
+        self._ticker = asyncio.get_running_loop().call_later(_TICK_S, self._tick)
 
     async def commit(self, offsets: Mapping[Partition, tuple[int, str]]) -> bool:
         """Commit (next offset, metadata) by partition. Partitions that are no longer owned are left out: Kafka would

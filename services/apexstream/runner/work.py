@@ -2,16 +2,17 @@
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Protocol
 
+import msgspec
 import structlog
 
-from apexstream.core.errors import Unavailable
+from apexstream.core.errors import ApexError, Unavailable
 from apexstream.core.events import TaskChange, TaskSubmitted
 from apexstream.core.options import TaskOptions
 from apexstream.runner.attempt import CLAIM_TRIES_MAX, Attempt, Ended, Failed, Parked, Place
-from apexstream.runner.retries import Again, RetryBudget, after_failure
+from apexstream.runner.retries import Again, GiveUp, RetryBudget, after_failure
 
 UNAVAILABLE_DELAY_S = 0.5  # after the log could not be written or read; doubles up to …
 UNAVAILABLE_DELAY_MAX_S = 5.0
@@ -83,37 +84,41 @@ class Work:
         """Until the stream is closed (True: never to be done again) or the task is let go (False)."""
         self._number = attempt
         self._budget.started()
-        delay_s = UNAVAILABLE_DELAY_S
+        delays = _delays()
         while True:
             try:
                 outcome = await self._try(fresh=fresh)
+                delays = _delays()
+                if isinstance(outcome, Ended):
+                    await self._tell(outcome.change, outcome.attempt, reason=outcome.reason, error=outcome.error)
+                    return True
+                if isinstance(outcome, Parked):
+                    await self._tell(TaskChange.PARKED, outcome.attempt, reason="another runner goes on with it")
+                    return False
             except Unavailable as problem:
                 _log.warning("attempt broken off", task=self.task.task_id, attempt=self._number, error=str(problem))
                 if self._parking:
                     return False
-                await self._wait(delay_s * (0.5 + random.random() / 2))  # noqa: S311 - spreads load, guards nothing
-                delay_s = min(delay_s * 2, UNAVAILABLE_DELAY_MAX_S)
-                fresh = False
-                continue
-            if outcome is None:
-                return False
-            fresh, delay_s = False, UNAVAILABLE_DELAY_S
-            if isinstance(outcome, Ended):
-                await self._tell(outcome.change, outcome.attempt, reason=outcome.reason, error=outcome.error)
-                return True
-            if isinstance(outcome, Parked):
-                await self._tell(TaskChange.PARKED, outcome.attempt, reason="its partition moves to another runner")
-                return False
+                await self._wait(next(delays))
+            fresh = False
 
-    async def _try(self, *, fresh: bool) -> Ended | Parked | Failed | None:
+    async def give_up(self, problem: Exception) -> None:
+        """Say that the task failed although its stream could not be closed: its log cannot be read, for instance."""
+        error = problem.as_dict() if isinstance(problem, ApexError) else {"code": "internal", "message": repr(problem)}
+        try:
+            await self._tell(TaskChange.FAILED, self._number, reason=str(problem), error=msgspec.json.encode(error))
+        except Unavailable as unsaid:
+            _log.error("could not even say so", task=self.task.task_id, error=str(unsaid))
+
+    async def _try(self, *, fresh: bool) -> Ended | Parked | Failed:
+        """One attempt. ``Failed`` means that another one follows, after the pause that was made here."""
         attempt = self._attempt = self._make_attempt(self.task, self._options)
         if self._cancel_reason is not None:
             attempt.cancel(self._cancel_reason)
         if self._paused:
             attempt.pause(True)
         if fresh:
-            place = attempt.first(self._number)
-            outcome = (await asyncio.gather(attempt.run(place), self._tell(TaskChange.STARTED, self._number)))[0]
+            outcome = await self._run_first(attempt)
         else:
             began = await self._claim(attempt)
             if isinstance(began, Ended):
@@ -123,6 +128,14 @@ class Work:
                 attempt.park()
             outcome = await attempt.run(began)
         return await self._failed(attempt, outcome) if isinstance(outcome, Failed) else outcome
+
+    async def _run_first(self, attempt: Attempt) -> Ended | Failed | Parked:
+        place = attempt.first(self._number)
+        telling = asyncio.ensure_future(self._tell(TaskChange.STARTED, self._number))
+        try:
+            return await attempt.run(place)
+        finally:
+            await telling
 
     async def _claim(self, attempt: Attempt) -> Place | Ended:
         """Take the stream over. The started event comes before the claim: whatever an older attempt still reports after the
@@ -136,7 +149,7 @@ class Work:
             self._number += 1
         raise Unavailable(f"lost {CLAIM_TRIES_MAX} claims to other writers", where=self.task.task_id)
 
-    async def _failed(self, attempt: Attempt, failed: Failed) -> Ended | Failed | None:
+    async def _failed(self, attempt: Attempt, failed: Failed) -> Ended | Failed | Parked:
         self._failures += 1
         decision = after_failure(
             self._options,
@@ -146,20 +159,17 @@ class Work:
             chance=random.random(),  # noqa: S311 - jitter
             retry_after_s=float(failed.error.get("retry_after_s", 0.0)),
         )
-        if isinstance(decision, Again) and not self._parking:
-            if self._budget.spend():
-                why = f"{failed.error_class}: {failed.error.get('message', '')}; again in {decision.delay_s:.1f} s"
-                await self._tell(TaskChange.RETRYING, failed.attempt, reason=why)
-                await self._wait(decision.delay_s)
-                return failed
-            reason = "the action's retry budget is spent"
-        elif isinstance(decision, Again):
-            return None
-        else:
-            reason = decision.reason
-        ended = await attempt.fail_for_good(failed, reason)
+        if isinstance(decision, Again) and self._parking:
+            return Parked(attempt=failed.attempt)
+        if isinstance(decision, Again) and self._budget.spend():
+            why = f"{failed.error_class}: {failed.error.get('message', '')}; again in {decision.delay_s:.1f} s"
+            await self._tell(TaskChange.RETRYING, failed.attempt, reason=why)
+            await self._wait(decision.delay_s)
+            return failed
+        reason = decision.reason if isinstance(decision, GiveUp) else "the action's retry budget is spent"
+        # The letter first: after the end of the stream nobody would come back to write it.
         await self._dead_letter(failed, reason)
-        return ended
+        return await attempt.fail_for_good(failed, reason)
 
     async def _wait(self, delay_s: float) -> None:
         """A pause between attempts, cut short when the task is cancelled or let go."""
@@ -170,3 +180,11 @@ class Work:
                 await self._hurry.wait()
         except TimeoutError:
             return
+
+
+def _delays() -> Iterator[float]:
+    """Pauses that double up to a bound, each drawn from its upper half so that tasks do not come back together."""
+    delay_s = UNAVAILABLE_DELAY_S
+    while True:
+        yield delay_s * (0.5 + random.random() / 2)  # noqa: S311 - spreads load, guards nothing
+        delay_s = min(delay_s * 2, UNAVAILABLE_DELAY_MAX_S)

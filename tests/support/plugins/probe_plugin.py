@@ -88,7 +88,7 @@ def blocking(n: int = 3) -> Iterator[int]:
 
 @plugin.action(resume="checkpointed")
 async def flaky(
-    ctx: ActionContext, n: int = 10, fail_at: list[int] = [], error: str = "transient"
+    ctx: ActionContext, n: int = 10, fail_at: tuple[int, ...] = (), error: str = "transient"
 ) -> AsyncIterator[int]:
     """Yield 0 to n-1 with a checkpoint each; fail once at each number of fail_at, counted by attempts."""
     start = ctx.restored(int) or 0

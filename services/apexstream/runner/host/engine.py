@@ -6,6 +6,7 @@ sockets, processes or Kafka.
 
 import asyncio
 import logging
+import math
 from collections.abc import AsyncIterator, Callable
 from typing import Any, Protocol
 
@@ -20,7 +21,14 @@ from apexstream.plugin.iterate import opened
 from apexstream.plugin.manager import PluginManager, describe_failure
 from apexstream.plugin.persistence import StreamPersistence, enter
 from apexstream.plugin.values import Chunk, encode_value
-from apexstream.runner.host.frames import CHUNK_COST_MIN, PROGRESS_BYTES_MAX, TEXT_CHARS_MAX, Batch, cost
+from apexstream.runner.host.frames import (
+    CHUNK_COST_MIN,
+    PATIENCE_S_MAX,
+    PROGRESS_BYTES_MAX,
+    TEXT_CHARS_MAX,
+    Batch,
+    cost,
+)
 from apexstream.runner.host.port import CREDIT_BYTES, Call, CallOutcome, Ending
 
 BATCH_AGE_US = 1_000  # a batch that an action fills without ever waiting is sent at least this often
@@ -350,11 +358,18 @@ class Execution:
 
 
 def error_of(problem: BaseException, plugin: str, action: str) -> dict[str, Any]:
-    """What users are told. Whatever a plugin raised is its own failure, with the place in its code."""
+    """What users are told: the known fields of an error, each of bounded size. Whatever a plugin raised that is no error of
+    ours is its own failure, with the place in its code."""
     if not isinstance(problem, ApexError):
         problem = PluginFailed(describe_failure(problem), where=f"{plugin}.{action}")
-    fields: dict[str, Any] = problem.as_dict()
-    return {name: _shortened(value) if isinstance(value, str) else value for name, value in fields.items()}
+    given: dict[str, Any] = problem.as_dict()
+    fields = {name: _shortened(str(given[name])) for name in ("code", "message", "where", "hint") if given.get(name)}
+    patience = given.get("retry_after_s")
+    return fields if not isinstance(patience, int | float) else {**fields, "retry_after_s": _seconds(patience)}
+
+
+def _seconds(time_s: float) -> float:
+    return min(max(0.0, time_s), PATIENCE_S_MAX) if math.isfinite(time_s) else PATIENCE_S_MAX
 
 
 def _shortened(text: str) -> str:

@@ -20,6 +20,7 @@ CHUNK_COST_MIN = 128  # bytes of credit that a chunk costs at least: what it tak
 ACTIONS_MAX = 1000
 TEXT_CHARS_MAX = 4000  # of each part of an error
 PROGRESS_BYTES_MAX = 16 * 1024
+PATIENCE_S_MAX = 31_536_000.0  # that a rate limit may ask for
 
 _LENGTH: Final = struct.Struct("<I")
 _PLAIN: Final = frozenset(range(2))  # the kinds that an action gives: data and progress
@@ -170,7 +171,7 @@ class Problem(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, for
     message: Text = ""
     where: Text = ""
     hint: Text = ""
-    retry_after_s: Annotated[float, msgspec.Meta(ge=0, le=31_536_000)] | None = None
+    retry_after_s: Annotated[float, msgspec.Meta(ge=0, le=PATIENCE_S_MAX)] | None = None
 
 
 class Ended(Frame, tag=18):

@@ -2,7 +2,8 @@
 blocks its event loop blocks the runner."""
 
 import asyncio
-import logging
+
+import structlog
 
 from apexstream.core.errors import PluginFailed
 from apexstream.core.options import ErrorClass
@@ -16,7 +17,7 @@ from apexstream.runtime.clock import Clock
 
 CLOSE_GRACE_S = 5.0
 
-_log = logging.getLogger(__name__)
+_log = structlog.get_logger(__name__)
 
 
 class LocalHost:
@@ -45,7 +46,7 @@ class LocalHost:
         stopping = [call.stopped() for call in calls]
         _, late = await asyncio.wait(stopping, timeout=CLOSE_GRACE_S) if stopping else ((), ())
         if late:
-            _log.error("%d actions did not stop and are left behind", len(late))
+            _log.error("actions did not stop and are left behind", count=len(late))
 
 
 class LocalCall:

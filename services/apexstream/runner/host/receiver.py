@@ -1,12 +1,13 @@
 """The receiving end of one call: hands chunks to the attempt's sink and keeps account of how far the call may run ahead."""
 
-import logging
 from collections import deque
+
+import structlog
 
 from apexstream.runner.host.frames import Batch, cost
 from apexstream.runner.host.port import CREDIT_BYTES, CallOutcome, Sink
 
-_log = logging.getLogger(__name__)
+_log = structlog.get_logger(__name__)
 
 
 class Window:

@@ -1,0 +1,141 @@
+"""The runner's end of the socket to one plugin process. It trusts nothing: what breaks a rule ends the process."""
+
+import asyncio
+from collections.abc import Callable
+
+from apexstream.core.errors import InvalidRequest
+from apexstream.core.ids import check_id
+from apexstream.plugin.base import check_resume
+from apexstream.runner.host.frames import (
+    Batch,
+    BrokenFrame,
+    Described,
+    Ended,
+    Frame,
+    Frames,
+    FromChild,
+    Ping,
+    Pong,
+    encode,
+    from_child_decoder,
+)
+from apexstream.runner.host.remote import RemoteCall
+
+UNREAD_BYTES_MAX = 16 * 1024 * 1024  # sent to a process that does not read
+
+
+class Link(asyncio.Protocol):
+    """Frames in both directions, and the calls that run at the other end by number."""
+
+    transport: asyncio.Transport
+
+    def __init__(self, broken: Callable[[str], None]) -> None:
+        """``broken`` is called once with the reason if the other end breaks a rule; nothing is read after that."""
+        loop = asyncio.get_running_loop()
+        self.described: asyncio.Future[Described] = loop.create_future()
+        self.closed: asyncio.Future[None] = loop.create_future()
+        self.calls: dict[int, RemoteCall] = {}
+        self.guilty: RemoteCall | None = None  # the call whose frame broke a rule
+        self.unanswered = 0  # pings
+        self._broken = broken
+        self._frames: Frames[FromChild] = Frames(from_child_decoder)
+        self._pinged = 0
+        self._deaf = False
+        self._held = False
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """The loop has taken the socket over."""
+        self.transport = transport  # type: ignore[assignment]  # of a stream socket
+        if self._held:
+            self.transport.pause_reading()
+
+    def connection_lost(self, problem: Exception | None) -> None:  # noqa: ARG002 - how the process ended tells more
+        """The other end has closed."""
+        self._deaf = True
+        self.closed.set_result(None)
+
+    def data_received(self, data: bytes) -> None:
+        """What the process says."""
+        if self._deaf:
+            return
+        try:
+            for frame in self._frames.feed(data):
+                self._take(frame)
+        except BrokenFrame as problem:
+            self._give_up(f"sent {problem}")
+
+    def send(self, frame: Frame) -> None:
+        """Queue a frame. A process that does not read what it is sent is broken."""
+        if self._deaf:
+            return
+        self.transport.write(encode(frame))
+        if self.transport.get_write_buffer_size() > UNREAD_BYTES_MAX:
+            self._give_up("does not read what it is sent")
+
+    def ping(self) -> None:
+        """Ask for a sign of life; :attr:`unanswered` counts those without an answer."""
+        if self._held or self.transport.is_closing():
+            return  # no answer would be read
+        self._pinged += 1
+        self.unanswered += 1
+        self.send(Ping(self._pinged))
+
+    def hold(self, full: bool) -> None:
+        """Read nothing while ``full``."""
+        if full is self._held:
+            return
+        self._held, self.unanswered = full, 0
+        if self._deaf:
+            return
+        if full:
+            self.transport.pause_reading()
+        else:
+            self.transport.resume_reading()
+
+    def close(self) -> None:
+        """Hear and say nothing more; the process ends when it sees this."""
+        self._deaf = True
+        self.transport.abort()
+
+    def _give_up(self, reason: str) -> None:
+        self.close()
+        self._broken(reason)
+
+    def _take(self, frame: FromChild) -> None:
+        if not self.described.done():
+            if not isinstance(frame, Described):
+                raise BrokenFrame("another frame before it said what it is")
+            self.described.set_result(_checked(frame))
+        elif isinstance(frame, Batch | Ended):
+            self._take_from(self._call(frame.call), frame)
+        elif isinstance(frame, Pong) and self.unanswered and frame.number == self._pinged - self.unanswered + 1:
+            self.unanswered -= 1
+        else:
+            raise BrokenFrame("an answer to nothing")
+
+    def _call(self, number: int) -> RemoteCall:
+        call = self.calls.get(number)
+        if call is None:
+            raise BrokenFrame("a frame of a call that does not run")
+        return call
+
+    def _take_from(self, call: RemoteCall, frame: Batch | Ended) -> None:
+        try:
+            if isinstance(frame, Batch):
+                call.batch(frame)
+            else:
+                call.ended(frame)
+                del self.calls[frame.call]
+        except BrokenFrame:
+            self.guilty = call
+            raise
+
+
+def _checked(described: Described) -> Described:
+    try:
+        for action in described.actions:
+            check_id(action.spec.name, "action name")
+            check_resume(action.spec.resume, action.spec.name)
+    except (InvalidRequest, TypeError) as problem:
+        raise BrokenFrame(f"an action that cannot be: {problem}") from None
+    return described

@@ -1,0 +1,64 @@
+"""What a plugin process prints, as log lines of the runner: bounded in size and number."""
+
+import asyncio
+import os
+from typing import Any
+
+import structlog
+
+LINE_BYTES_MAX = 4_000
+LINES_A_SECOND_MAX = 100.0
+LINES_AT_ONCE_MAX = 500.0
+
+_log = structlog.get_logger(__name__)
+
+
+class Output(asyncio.Protocol):
+    """Reads the pipe that is a plugin process' standard output and error."""
+
+    def __init__(self, plugin: str, monotonic: Any) -> None:
+        self.pid = 0
+        self._plugin = plugin
+        self._monotonic = monotonic
+        self._line = b""
+        self._allowed = LINES_AT_ONCE_MAX
+        self._counted_at_s = monotonic()
+        self._dropped = 0
+
+    def data_received(self, data: bytes) -> None:
+        """Log the lines that are complete, and cut those that do not end."""
+        *lines, rest = (self._line + data).split(b"\n")
+        for line in lines:
+            self._show(line)
+        if len(rest) > LINE_BYTES_MAX:
+            self._show(rest)
+            rest = b""
+        self._line = rest
+
+    def connection_lost(self, problem: Exception | None) -> None:  # noqa: ARG002 - the process has ended, others see how
+        """Log what came last."""
+        if self._line:
+            self._show(self._line)
+        if self._dropped:
+            _log.warning("lines of a plugin were dropped", plugin=self._plugin, pid=self.pid, count=self._dropped)
+
+    def _show(self, line: bytes) -> None:
+        now_s = self._monotonic()
+        passed_s, self._counted_at_s = now_s - self._counted_at_s, now_s
+        self._allowed = min(LINES_AT_ONCE_MAX, self._allowed + passed_s * LINES_A_SECOND_MAX)
+        if self._allowed < 1:
+            self._dropped += 1
+            return
+        self._allowed -= 1
+        text = line[:LINE_BYTES_MAX].decode("utf-8", "replace").rstrip()
+        if text:
+            _log.info(text, plugin=self._plugin, pid=self.pid)
+
+
+async def capture(plugin: str, monotonic: Any) -> tuple[Output, int, asyncio.ReadTransport]:
+    """A pipe whose lines are logged: the output, the descriptor to hand to the process (close it then), the reading end."""
+    reading, writing = os.pipe()
+    transport, output = await asyncio.get_running_loop().connect_read_pipe(
+        lambda: Output(plugin, monotonic), os.fdopen(reading, "rb", 0)
+    )
+    return output, writing, transport
