@@ -90,6 +90,18 @@ class DataCorruption(ApexError):
     code = "data_corruption"
 
 
+class Erased(ApexError):
+    """The stream's content was erased on purpose; nothing brings it back."""
+
+    code = "erased"
+
+
+class Expired(ApexError):
+    """The stream was kept as long as was asked for, and is gone."""
+
+    code = "expired"
+
+
 class ChunkDecodeError(ApexError):
     """Bytes that are not a valid record of a known schema.
 

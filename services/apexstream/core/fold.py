@@ -10,7 +10,7 @@ The rules, and the failure each one prevents:
 * A run counts only from the holder of the newest claim, at the next seq, and chained to the run before it.
 * A closed stream takes nothing more.
 
-The state is bounded: it holds no chunk, and the last checkpoint only.
+The state is bounded: it holds no chunk, the last checkpoint only, and what each attempt said when it claimed the stream.
 """
 
 from dataclasses import dataclass
@@ -58,6 +58,8 @@ class StreamFold:
     checkpoint_seq: int = 0  # the seq after the last chunk that the checkpoint covers
     checkpoint_hash: bytes = GENESIS
     checkpoint_data_count: int = 0
+    checkpoint_attempt: int = 0  # that wrote it
+    claims: tuple[tuple[int, bytes], ...] = ()  # attempts whose claim said something (their wrapped data key), and what
 
     def apply(self, run: ChunkRun) -> Outcome:
         """Fold one run in and say what became of it. Never raises for anything that a log can hold."""
@@ -77,6 +79,8 @@ class StreamFold:
             if run.attempt <= self.attempt:
                 return _DEAD
             self.attempt, self.writer, self.fenced = run.attempt, run.writer, True
+            if run.chunks[0].payload:
+                self.claims += ((run.attempt, run.chunks[0].payload),)
             return _CLAIMED if run.first_seq == FROM_UNKNOWN else self._go_on(run)
         if run.attempt != self.attempt or run.writer != self.writer:
             return _DEAD if run.attempt <= self.attempt else _violation("resumed without a claim", run)
@@ -124,6 +128,7 @@ class StreamFold:
         if run.checkpoint is not None:
             self.checkpoint, self.checkpoint_seq = run.checkpoint, self.next_seq
             self.checkpoint_hash, self.checkpoint_data_count = expected, self.data_count
+            self.checkpoint_attempt = run.attempt
         return Outcome(Verdict.ACCEPTED, seq)
 
 

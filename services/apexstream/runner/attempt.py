@@ -5,8 +5,9 @@ contains: an attempt only writes what the fold will accept.
 """
 
 import asyncio
+import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import msgspec
@@ -16,6 +17,7 @@ from apexstream.core.errors import ApexError, Unavailable
 from apexstream.core.events import TaskChange, TaskSubmitted
 from apexstream.core.fold import StreamFold
 from apexstream.core.options import ErrorClass, TaskOptions
+from apexstream.log.cipher import KEY_BYTES, AttemptCipher, KeyProvider, claim_payload, claimed_key
 from apexstream.runner.appender import RunEncoder, StreamAppender
 from apexstream.runner.host.port import ActionHost, Call, CallOutcome, Ending, Resume, RunningCall
 from apexstream.runtime.clock import Clock
@@ -91,6 +93,7 @@ class Attempt:
         clock: Clock,
         options: TaskOptions,
         resume_mode: str,
+        keys: KeyProvider | None = None,
     ) -> None:
         self.task = task
         self.cancel_reason: str | None = None
@@ -100,6 +103,8 @@ class Attempt:
         self._clock = clock
         self._options = options
         self._resume_mode = resume_mode
+        self._keys = keys
+        self._cipher: AttemptCipher | None = None
         self._cancelled_at = 0.0
         self._parking = False
         self._timed_out = ""
@@ -142,7 +147,7 @@ class Attempt:
     def first(self, attempt: int) -> Place:
         """An assignment that nobody ever had: the claim itself says where the stream goes on, at 0, and nobody waits for it."""
         encoder = self._log.encoder(self.task.task_id, attempt)
-        claim, _ = encoder.encode(0, (self._chunk(Kind.CLAIM, b""),), None, GENESIS)
+        claim, _ = encoder.encode(0, (self._claim(attempt),), None, GENESIS)
         place = Place(attempt, GENESIS, Resume())
         self._begin(encoder, place, claim)
         return place
@@ -153,14 +158,14 @@ class Attempt:
         another writer's claim of this number came first."""
         task = self.task
         encoder = self._log.encoder(task.task_id, attempt)
-        claim, _ = encoder.encode(FROM_UNKNOWN, (self._chunk(Kind.CLAIM, b""),), None, GENESIS)
+        claim, _ = encoder.encode(FROM_UNKNOWN, (self._claim(attempt),), None, GENESIS)
         offset = await self._log.append(task.task_id, claim)
         fold = await self._log.fold(task.task_id, since_us=task.submitted_us, end=offset + 1)
         if fold.closed is not None:
             return Ended(change=END_OF[fold.closed], attempt=attempt, reason="had already ended")
         if (fold.attempt, fold.writer) != (attempt, self._writer):
             return None
-        return place_of(fold, self._resume_mode)
+        return self._opened(place_of(fold, self._resume_mode), fold)
 
     def resume(self, place: Place) -> None:
         """Say where the stream goes on, and begin to write there."""
@@ -216,6 +221,10 @@ class Attempt:
             return
         self._last_chunk_at = self._clock.monotonic()
         self._payload_bytes += sum(len(chunk.payload) for chunk in chunks)
+        if self._cipher is not None:
+            at = self._appender.next_seq
+            chunks = self._cipher.seal(at, chunks)
+            checkpoint = None if checkpoint is None else self._cipher.seal_state(at + len(chunks), checkpoint)
         try:
             self._appender.put(chunks, checkpoint)
         except ApexError as problem:
@@ -335,6 +344,26 @@ class Attempt:
     async def _flush(self) -> None:
         assert self._appender is not None  # noqa: S101 - run() came before
         await self._appender.flush()
+
+    def _claim(self, attempt: int) -> Chunk:
+        """The claim; of an encrypted stream it carries the attempt's new data key, wrapped."""
+        if self._keys is None:
+            return self._chunk(Kind.CLAIM, b"")
+        data_key = os.urandom(KEY_BYTES)
+        self._cipher = AttemptCipher(self.task.task_id, attempt, data_key)
+        return self._chunk(Kind.CLAIM, claim_payload(self._keys.wrap(self.task.task_id, data_key)))
+
+    def _opened(self, place: Place, fold: StreamFold) -> Place:
+        """``place`` with its checkpoint readable for the action."""
+        claim = dict(fold.claims).get(fold.checkpoint_attempt, b"")
+        wrapped = claimed_key(claim)
+        if place.resume.checkpoint is None or wrapped is None or self._keys is None:
+            return place
+        cipher = AttemptCipher(
+            self.task.task_id, fold.checkpoint_attempt, self._keys.unwrap(self.task.task_id, wrapped)
+        )
+        state = cipher.open_state(place.resume.next_seq, place.resume.checkpoint)
+        return replace(place, resume=replace(place.resume, checkpoint=state))
 
     def _chunk(self, kind: Kind, payload: bytes) -> Chunk:
         return Chunk(kind, payload, self._clock.now_us())

@@ -12,6 +12,7 @@ from apexstream.core.events import ActionInfo, Assignment, DeadLetter, TaskChang
 from apexstream.core.ids import new_id
 from apexstream.core.options import TaskOptions
 from apexstream.log.chunks import ChunkLog
+from apexstream.log.cipher import KeyProvider, local_keys
 from apexstream.log.fetcher import LogReader, Tail
 from apexstream.log.group import GroupReader
 from apexstream.log.writer import Writer
@@ -55,6 +56,7 @@ async def serve(settings: Settings, *, ready: Callable[[str], None], stop: async
             runner_id=runner_id,
             clock=clock,
             codec=codec,
+            keys=local_keys(settings),
             publish_event=lambda key, value: writer.append(events, key.encode(), value),
             publish_letter=lambda key, value: writer.append(letters, key.encode(), value),
         )
@@ -98,6 +100,7 @@ class _Works:
         runner_id: str,
         clock: Clock,
         codec: Codec,
+        keys: KeyProvider | None,
         publish_event: Callable[[str, bytes], Awaitable[object]],
         publish_letter: Callable[[str, bytes], Awaitable[object]],
     ) -> None:
@@ -108,6 +111,7 @@ class _Works:
         self._runner_id = runner_id
         self._clock = clock
         self._codec = codec
+        self._keys = keys
         self._publish_event = publish_event
         self._publish_letter = publish_letter
         self._budgets: dict[tuple[str, str], RetryBudget] = {}
@@ -130,6 +134,7 @@ class _Works:
                 clock=self._clock,
                 options=options,
                 resume_mode=mode,
+                keys=self._keys,
             )
 
         return Work(

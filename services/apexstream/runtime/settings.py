@@ -73,6 +73,10 @@ class Settings(BaseSettings):
             gt=0, le=300, description="How long Kafka may take to acknowledge an append before its outcome is unknown."
         ),
     ] = 30.0
+    encryption: Annotated[
+        Literal["off", "local"],
+        Field(description="local: payloads and checkpoints are encrypted with keys in the file keys.db of APEX_HOME."),
+    ] = "off"
     log_level: Annotated[
         Literal["debug", "info", "warning", "error"], Field(description="Least severe log that is shown.")
     ] = "info"

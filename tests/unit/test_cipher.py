@@ -1,0 +1,107 @@
+"""Sealed payloads open for their own place only, and never again once the key is destroyed."""
+
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from apexstream.core.chunk import Chunk, Kind
+from apexstream.core.errors import ChunkDecodeError, Erased, InvalidConfiguration
+from apexstream.log.cipher import AttemptCipher, LocalKeys, claim_payload, claimed_key, sealed_by
+
+KEY = os.urandom(32)
+
+
+def sealed(payload: bytes = b"secret", seq: int = 5) -> Chunk:
+    (chunk,) = AttemptCipher("s", 2, KEY).seal(seq, [Chunk(Kind.DATA, payload, 1, "text/plain")])
+    return chunk
+
+
+@given(st.binary(max_size=200), st.integers(0, 2**60), st.sampled_from(["", "text/plain", "image/png"]))
+def test_what_was_sealed_opens_as_it_was(payload: bytes, seq: int, content_type: str):
+    cipher = AttemptCipher("s", 2, KEY)
+    plain = Chunk(Kind.PROGRESS, payload, 7, content_type)
+    (chunk,) = cipher.seal(seq, [plain])
+    assert len(payload) < 4 or payload not in chunk.payload
+    assert sealed_by(chunk) == 2
+    assert cipher.open(seq, chunk) == plain
+    assert cipher.open_state(seq, cipher.seal_state(seq, payload)) == payload
+
+
+@pytest.mark.parametrize(
+    ("stream_id", "attempt", "key", "seq"),
+    [("other", 2, KEY, 5), ("s", 3, KEY, 5), ("s", 2, os.urandom(32), 5), ("s", 2, KEY, 6)],
+    ids=["other stream", "other attempt", "wrong key", "other seq"],
+)
+def test_a_chunk_in_the_wrong_place_does_not_open(stream_id: str, attempt: int, key: bytes, seq: int):
+    with pytest.raises(ChunkDecodeError) as caught:
+        AttemptCipher(stream_id, attempt, key).open(seq, sealed())
+    assert caught.value.reason == "auth_failed"
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "change", [lambda b: bytes([b[0] ^ 1]) + b[1:], lambda b: b[:-1], lambda b: b"", lambda b: b + b"x"]
+)
+def test_changed_bytes_do_not_open(change):
+    chunk = sealed()
+    with pytest.raises(ChunkDecodeError, match="auth_failed"):
+        AttemptCipher("s", 2, KEY).open(5, Chunk(chunk.kind, change(chunk.payload), 1, chunk.content_type))
+
+
+def test_a_checkpoint_is_not_a_chunk():
+    cipher = AttemptCipher("s", 2, KEY)
+    with pytest.raises(ChunkDecodeError):
+        cipher.open(5, Chunk(Kind.DATA, cipher.seal_state(5, b"state"), 0))
+
+
+def test_ends_and_plain_chunks_are_left_alone():
+    end = Chunk(Kind.COMPLETE, b"{}", 0)
+    assert AttemptCipher("s", 1, KEY).seal(0, [end]) == [end]
+    assert sealed_by(end) is None
+    assert sealed_by(Chunk(Kind.DATA, b"", 0, "sealed:x:")) is None
+
+
+def test_a_data_key_comes_back_from_the_claim(tmp_path: Path):
+    keys = LocalKeys(tmp_path / "keys.db")
+    payload = claim_payload(keys.wrap("s", KEY))
+    assert LocalKeys(tmp_path / "keys.db").unwrap("s", claimed_key(payload)) == KEY
+    assert claimed_key(b"") is None
+    for junk in (b"{", b'{"key":"%"}', b"[]"):
+        with pytest.raises(ChunkDecodeError):
+            claimed_key(junk)
+
+
+def test_a_wrapped_key_of_another_stream_does_not_open(tmp_path: Path):
+    keys = LocalKeys(tmp_path / "keys.db")
+    wrapped = keys.wrap("a", KEY)
+    keys.wrap("b", KEY)
+    with pytest.raises(ChunkDecodeError, match="auth_failed"):
+        keys.unwrap("b", wrapped)
+
+
+def test_a_destroyed_key_is_gone_for_every_process_and_is_not_made_again(tmp_path: Path):
+    path = tmp_path / "keys.db"
+    keys, other = LocalKeys(path), LocalKeys(path)
+    wrapped = keys.wrap("s", KEY)
+    secret = keys._secret("s")
+    keys.destroy("s")
+    keys.destroy("s")
+    for holder in (keys, other):
+        with pytest.raises(Erased):
+            holder.unwrap("s", wrapped)
+        with pytest.raises(Erased):
+            holder.wrap("s", KEY)
+    keys.close()
+    other.close()
+    assert secret not in path.read_bytes()
+
+
+def test_a_file_of_keys_that_others_may_read_is_refused(tmp_path: Path):
+    path = tmp_path / "keys.db"
+    path.touch(mode=0o644)
+    path.chmod(0o644)
+    with pytest.raises(InvalidConfiguration, match="chmod 600"):
+        LocalKeys(path)
