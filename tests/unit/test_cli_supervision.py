@@ -71,6 +71,13 @@ def test_a_second_platform_in_the_same_home_is_refused_and_told_where_the_first_
             pass
 
 
+def test_a_home_that_cannot_be_made_names_its_setting(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+
+    with pytest.raises(InvalidConfiguration, match="APEX_HOME"), only_one(tmp_path / "file" / "home"):
+        pass
+
+
 def test_the_gateway_is_where_it_is_said_to_be_else_what_runs_else_the_default(tmp_path: Path) -> None:
     plain = Settings(home=tmp_path)
     with only_one(tmp_path) as note:

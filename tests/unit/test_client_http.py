@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from apexstream.client import Client, Problem
+from apexstream.client import Client, Problem, TaskOptions
 from apexstream.core.errors import (
     DataCorruption,
     InvalidParameters,
@@ -74,6 +74,19 @@ async def test_a_submission_carries_everything_and_returns_the_task() -> None:
         ("post /tasks", {"plugin": "p", "action": "a", "params": {"path": "x"}, "tier": "high", "task_id": "t1"})
     ]
     assert (task.task_id, task.stream_id, task.status, task.tier) == ("t1", "t1", TaskStatus.WAITING, Tier.HIGH)
+
+
+async def test_options_are_sent_as_far_as_they_are_given() -> None:
+    async with answering(202, TASK) as (client, server):
+        await client.submit("p", "a", options=TaskOptions(max_attempts=2))
+
+    assert server.requests[0][1]["options"] == {"max_attempts": 2}
+
+
+async def test_a_refusal_with_a_code_of_a_newer_gateway_is_an_invalid_request() -> None:
+    async with answering(413, {"error": {"code": "too_large", "message": "the body is over 5 bytes"}}) as (client, _):
+        with pytest.raises(InvalidRequest, match=r"the body is over 5 bytes \(too_large\)"):
+            await client.submit("p", "a")
 
 
 async def test_the_client_chooses_a_new_id_for_each_submission() -> None:

@@ -62,7 +62,8 @@ def up_command(
     ] = False,
 ) -> None:
     """Start everything on this machine: broker, topics, gateway, dispatcher, runner. Ctrl-C stops it in order."""
-    from apexstream.cli.up import FirstRun, Plan, up
+    from apexstream.cli.plan import FirstRun, Plan
+    from apexstream.cli.up import up
 
     if once and run is None:
         raise typer.BadParameter("it needs --run PLUGIN ACTION", param_hint="--once")

@@ -1,29 +1,20 @@
 """The action that ``apexstream up --run`` runs once everything serves."""
 
+import asyncio
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from apexstream.cli.exits import ExitCode
 from apexstream.cli.output import say
 from apexstream.cli.params import parse_params
+from apexstream.cli.plan import FirstRun
 from apexstream.cli.render import View, view_for
 from apexstream.cli.run import find_action, show_stream
 from apexstream.cli.timings import Timings
 from apexstream.client import Client, Frame, Rewind, Update
-from apexstream.core.tiers import Tier
 
-
-@dataclass(frozen=True, slots=True)
-class FirstRun:
-    """What to run: the action, its ``-p`` arguments, how its chunks are shown, and whether to stop afterwards."""
-
-    plugin: str
-    action: str
-    arguments: list[str]
-    tier: Tier
-    output: str
-    once: bool
+SETTLE_S = 2.0
+SETTLE_POLL_S = 0.02
 
 
 async def run_first(url: str, first: FirstRun, timings: Timings) -> ExitCode:
@@ -39,9 +30,17 @@ async def run_first(url: str, first: FirstRun, timings: Timings) -> ExitCode:
             code = await show_stream(client.follow(task.stream_id), view)
         finally:
             view.close()
-    timings.mark("stream ended")
+        timings.mark("stream ended")
+        await _settled(client, task.task_id)
     say(f"{view.chunks} chunks in {time.monotonic() - began:.2f} s; stream {task.stream_id}")
     return code
+
+
+async def _settled(client: Client, task_id: str) -> None:
+    """Give the runner a moment to record that the task ended, so that no later start looks at it again."""
+    deadline = time.monotonic() + SETTLE_S
+    while not (await client.task(task_id)).status.final and time.monotonic() < deadline:  # noqa: ASYNC110 - another process' state
+        await asyncio.sleep(SETTLE_POLL_S)
 
 
 class _Counting:

@@ -1,7 +1,7 @@
 """The platform's Kafka: the embedded broker, kept running, or someone else's cluster, which is only used."""
 
 import asyncio
-from contextlib import suppress
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import structlog
 
@@ -24,7 +24,8 @@ class Kafka:
         self._servers = settings.bootstrap_servers
         self._clock = clock
         self._restarts = Restarts(policy)
-        self._starting: asyncio.Future[str] | None = None
+        self._thread = ThreadPoolExecutor(1, "kafka")
+        self._starting: Future[str] | None = None
         self._broker: EmbeddedBroker | None = None
         if not settings.bootstrap_servers:
             self._broker = EmbeddedBroker(settings.home_path, settings.cache_path, port=settings.kafka_port)
@@ -34,12 +35,15 @@ class Kafka:
         """The embedded broker's process id while it runs."""
         return None if self._broker is None else self._broker.pid
 
+    def boot(self) -> None:
+        """Begin to start the embedded broker if there is one; needs no event loop yet. :meth:`start` waits for it."""
+        if self._broker is not None:
+            self._starting = self._thread.submit(self._broker.start)
+
     async def start(self) -> str:
-        """Start the embedded broker if there is one, and return where Kafka is."""
-        if self._broker is None:
-            return self._servers
-        self._starting = asyncio.ensure_future(asyncio.to_thread(self._broker.start))
-        self._servers = await asyncio.shield(self._starting)
+        """Return where Kafka is, once it serves."""
+        if self._starting is not None:
+            self._servers = await asyncio.wrap_future(self._starting)
         return self._servers
 
     async def keep(self) -> None:
@@ -58,6 +62,7 @@ class Kafka:
 
     async def _restart(self) -> None:
         before = self._servers
+        self.boot()
         try:
             after = await self.start()
         except ApexError as problem:
@@ -72,13 +77,9 @@ class Kafka:
         """Stop the embedded broker in order, also one that is still being started."""
         if self._broker is None:
             return
-        starting = self._starting
-        while starting is not None and not starting.done():
+        while self._starting is not None and not self._starting.done():
             await asyncio.to_thread(self._broker.kill)  # nothing was acknowledged yet: a start need not end in order
-            await asyncio.wait({starting}, timeout=ABORT_STEP_S)
-        if starting is not None:
-            with suppress(ApexError, asyncio.CancelledError):
-                starting.result()
+            await asyncio.sleep(ABORT_STEP_S)
         if not await asyncio.to_thread(self._broker.stop):
             _log.error("the embedded broker did not stop in time and was killed")
 

@@ -38,13 +38,15 @@ class Addresses:
 
 
 class Platform:
-    """All of ApexStream on this machine. With ``settings.bootstrap_servers`` set, Kafka is someone else's."""
+    """All of ApexStream on this machine. ``kafka`` is being started already."""
 
-    def __init__(self, settings: Settings, *, clock: Clock, timings: Timings, policy: RestartPolicy) -> None:
+    def __init__(
+        self, settings: Settings, *, kafka: Kafka, clock: Clock, timings: Timings, policy: RestartPolicy
+    ) -> None:
         self._settings = settings
         self._clock = clock
         self._timings = timings
-        self._kafka = Kafka(settings, clock=clock, policy=policy)
+        self._kafka = kafka
         self._bootstrap: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self._port = settings.port
         self._keepers = {
@@ -68,6 +70,10 @@ class Platform:
         """Keep Kafka running; raises once it is lost for good. The services are kept by themselves."""
         await self._kafka.keep()
         await asyncio.Event().wait()  # there is nothing of ours to keep
+
+    async def given_up(self) -> None:
+        """Return once a service is in a crash loop and is not started again."""
+        await asyncio.wait(self._work, return_when=asyncio.FIRST_COMPLETED)
 
     async def stop(self) -> None:
         """Stop the services in order, then the broker; what does not stop in time is killed."""

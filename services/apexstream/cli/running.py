@@ -40,8 +40,7 @@ class Note:
 @contextmanager
 def only_one(home: Path) -> Iterator[Note]:
     """Hold ``home`` for this process; raises :class:`InvalidConfiguration` if another ``apexstream up`` has it."""
-    home.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(home / _NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    descriptor = _open(home)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -92,6 +91,16 @@ def kafka_servers(settings: Settings) -> str:
         return settings.bootstrap_servers
     running = find_running(settings.home_path)
     return running.bootstrap_servers if running else f"127.0.0.1:{settings.kafka_port}"
+
+
+def _open(home: Path) -> int:
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+        return os.open(home / _NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as problem:
+        raise InvalidConfiguration(
+            f"cannot be written: {problem.strerror}", where=str(home), hint="Name another directory with APEX_HOME"
+        ) from None
 
 
 def _read(descriptor: int) -> Running | None:

@@ -17,6 +17,9 @@ from apexstream.client.frames import (
 from apexstream.client.model import Action, Offer, Task
 from apexstream.client.patience import ReconnectPolicy
 from apexstream.client.problems import Problem, RemoteError
+from apexstream.core.options import TaskOptions
+from apexstream.core.task import TaskStatus
+from apexstream.core.tiers import Tier
 
 __all__ = [
     "Action",
@@ -34,6 +37,9 @@ __all__ = [
     "RemoteError",
     "Rewind",
     "Task",
+    "TaskOptions",
+    "TaskStatus",
+    "Tier",
     "Update",
     "decode_frame",
     "encode_frame",

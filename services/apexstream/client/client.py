@@ -15,7 +15,7 @@ from apexstream.client.frames import Frame
 from apexstream.client.model import Offer, Task
 from apexstream.client.patience import ReconnectPolicy
 from apexstream.client.position import Position
-from apexstream.client.problems import Problem
+from apexstream.client.problems import Problem, RemoteError
 from apexstream.core.errors import (
     ApexError,
     DataCorruption,
@@ -26,6 +26,7 @@ from apexstream.core.errors import (
     UnknownTask,
 )
 from apexstream.core.ids import check_id, new_id
+from apexstream.core.options import TaskOptions
 from apexstream.core.tiers import Tier
 from apexstream.runtime.clock import Clock, SystemClock
 
@@ -94,8 +95,9 @@ class Client:
         *,
         tier: Tier | str = Tier.NORMAL,
         task_id: str | None = None,
+        options: TaskOptions | None = None,
     ) -> Task:
-        """Ask for one run of an action and return the waiting task.
+        """Ask for one run of an action and return the waiting task; ``options`` override what the action declares.
 
         The client chooses the task's id unless ``task_id`` gives one, so a submission whose answer was lost
         (:class:`~apexstream.core.errors.OutcomeUnknown`, whose ``where`` is the id) can be looked up or made again.
@@ -103,7 +105,15 @@ class Client:
         chosen = (
             new_id(self._clock.now_us() // 1000, os.urandom(10)) if task_id is None else check_id(task_id, "task_id")
         )
-        body = {"plugin": plugin, "action": action, "params": params or {}, "tier": _tier(tier), "task_id": chosen}
+        body: dict[str, Any] = {
+            "plugin": plugin,
+            "action": action,
+            "params": params or {},
+            "tier": _tier(tier),
+            "task_id": chosen,
+        }
+        if options is not None:
+            body["options"] = options
         try:
             content = msgspec.json.encode(body)
         except (TypeError, ValueError, RecursionError, OverflowError) as problem:
@@ -180,12 +190,16 @@ class Client:
 
 def _refusal(response: httpx.Response) -> ApexError:
     try:
-        return msgspec.json.decode(response.content, type=_Refusal).error.exception()
+        problem = msgspec.json.decode(response.content, type=_Refusal).error.exception()
     except msgspec.MsgspecError:
         # Not the gateway's own answer: a proxy in between, or another server altogether.
         what = f"HTTP {response.status_code} {response.reason_phrase}"
         kind = Unavailable if response.is_server_error else InvalidRequest
         return kind(what, where=str(response.url), hint="Check the gateway's address")
+    if isinstance(problem, RemoteError) and response.is_client_error:
+        # A code that is not known here, but the status says whose turn it is.
+        return InvalidRequest(f"{problem.what} ({problem.remote_code})", where=problem.where, hint=problem.hint)
+    return problem
 
 
 def _tier(tier: Tier | str) -> Tier:

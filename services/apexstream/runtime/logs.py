@@ -104,12 +104,20 @@ def _shared_processors(service: str) -> list[Processor]:
 
 def _renderer(settings: Settings, target: TextIO) -> list[Processor]:
     if settings.log_format == "console" or (settings.log_format == "auto" and target.isatty()):
-        return [structlog.dev.ConsoleRenderer(colors=target.isatty(), pad_event_to=30)]
+        return [_for_people, structlog.dev.ConsoleRenderer(colors=target.isatty(), pad_event_to=40)]
     return [
         structlog.processors.format_exc_info,
         structlog.processors.UnicodeDecoder(),
         structlog.processors.JSONRenderer(serializer=_to_json),
     ]
+
+
+def _for_people(_: Any, __: str, event: EventDict) -> EventDict:
+    """The short form: who, what, and the time of day in UTC; on a terminal the rest is in the way."""
+    event["event"] = f"{event.pop('service', ''):<10} {event['event']}"
+    event["timestamp"] = str(event["timestamp"])[11:19]
+    event.pop("logger", None)
+    return event
 
 
 def _to_json(event: Any, **_: Any) -> str:
