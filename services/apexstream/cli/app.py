@@ -18,12 +18,15 @@ topics_app = typer.Typer(help="The platform's topics on the cluster.", rich_mark
 plugins_app = typer.Typer(help="The plugins installed here.", rich_markup_mode=None)
 app.add_typer(topics_app, name="topics")
 app.add_typer(plugins_app, name="plugins")
+letters_app = typer.Typer(help="Tasks that failed for good.", rich_markup_mode=None)
+app.add_typer(letters_app, name="dead-letters")
 
 Output = Literal["text", "json"]
 OutputOption = Annotated[Output, typer.Option("-o", "--output", help="text, or json: one value a line.")]
 ForceOption = Annotated[
     bool, typer.Option("--force", help="Also what moves keys between partitions, or keeps one copy where three fit.")
 ]
+TaskArgument = Annotated[str, typer.Argument(metavar="TASK", help="The task's id.")]
 UrlOption = Annotated[str, typer.Option("--url", help="The gateway's address.", show_default=False)]
 ParamsOption = Annotated[
     list[str],
@@ -142,7 +145,7 @@ def tasks_command(
 
 @app.command("cancel")
 def cancel_command(
-    task: Annotated[str, typer.Argument(metavar="TASK", help="The task's id.")],
+    task: TaskArgument,
     output: OutputOption = "text",
     url: UrlOption = "",
 ) -> None:
@@ -150,6 +153,58 @@ def cancel_command(
     from apexstream.cli.tasks import cancel
 
     raise typer.Exit(cancel(task, output, url))
+
+
+@app.command("pause")
+def pause_command(task: TaskArgument, output: OutputOption = "text", url: UrlOption = "") -> None:
+    """Hold a running task at its next yield."""
+    from apexstream.cli.tasks import ask
+
+    raise typer.Exit(ask("pause", task, output, url))
+
+
+@app.command("resume")
+def resume_command(task: TaskArgument, output: OutputOption = "text", url: UrlOption = "") -> None:
+    """Let a paused task go on."""
+    from apexstream.cli.tasks import ask
+
+    raise typer.Exit(ask("resume", task, output, url))
+
+
+@app.command("forget")
+def forget_command(
+    stream: Annotated[str, typer.Argument(metavar="STREAM", help="The stream's id.")],
+    output: OutputOption = "text",
+    url: UrlOption = "",
+) -> None:
+    """Erase the stream of a task that has ended."""
+    from apexstream.cli.tasks import ask
+
+    raise typer.Exit(ask("forget", stream, output, url))
+
+
+@letters_app.command("list")
+def letters_list(output: OutputOption = "text", url: UrlOption = "") -> None:
+    """List dead letters, newest first."""
+    from apexstream.cli.letters import list_letters
+
+    raise typer.Exit(list_letters(output, url))
+
+
+@letters_app.command("show")
+def letters_show(task: TaskArgument, url: UrlOption = "") -> None:
+    """Show all of one dead letter, as JSON."""
+    from apexstream.cli.letters import show_letter
+
+    raise typer.Exit(show_letter(task, url))
+
+
+@letters_app.command("retry")
+def letters_retry(task: TaskArgument, output: OutputOption = "text", url: UrlOption = "") -> None:
+    """Send a dead letter again, as a new task, and print the new task's id."""
+    from apexstream.cli.letters import retry_letter
+
+    raise typer.Exit(retry_letter(task, output, url))
 
 
 @topics_app.command("apply")

@@ -1,7 +1,8 @@
-"""``apexstream tasks`` and ``apexstream cancel``."""
+"""``apexstream tasks``, ``cancel``, ``pause``, ``resume`` and ``forget``."""
 
 import asyncio
 from collections.abc import Sequence
+from typing import Literal
 
 from apexstream.cli.exits import ExitCode
 from apexstream.cli.output import say, write_data, write_json
@@ -29,6 +30,19 @@ def cancel(task_id: str, output: str, url: str) -> ExitCode:
     if task.status.final:
         say(f"nothing to cancel: the task had already ended ({task.status})")
     return ExitCode.OK
+
+
+def ask(verb: Literal["pause", "resume", "forget"], task_id: str, output: str, url: str) -> ExitCode:
+    """Ask something of a task or of its stream; its status is printed as it was then."""
+    task = asyncio.run(_ask(gateway_url(load_settings(), url), verb, task_id))
+    write_json(task) if output == "json" else write_data(task.status)
+    return ExitCode.OK
+
+
+async def _ask(url: str, verb: Literal["pause", "resume", "forget"], task_id: str) -> Task:
+    async with Client(url) as client:
+        asked = {"pause": client.pause, "resume": client.resume, "forget": client.forget}[verb]
+        return await asked(task_id)
 
 
 async def _tasks(url: str, limit: int) -> list[Task]:

@@ -14,7 +14,7 @@ from apexstream.client.frames import (
     decode_frame,
     encode_frame,
 )
-from apexstream.client.model import Action, Offer, Task
+from apexstream.client.model import Action, DeadLetter, Offer, Task
 from apexstream.client.patience import ReconnectPolicy
 from apexstream.client.problems import Problem, RemoteError
 from apexstream.core.options import TaskOptions
@@ -26,6 +26,7 @@ __all__ = [
     "Cancelled",
     "Client",
     "Complete",
+    "DeadLetter",
     "EndFrame",
     "Error",
     "Frame",

@@ -1,7 +1,7 @@
 """The Python client: submit tasks, ask about them, cancel them, follow their streams."""
 
 import os
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from typing import Any, Self, TypeVar
 from urllib.parse import quote
@@ -12,7 +12,7 @@ import msgspec
 from apexstream.client.address import parse_address
 from apexstream.client.follower import Follower
 from apexstream.client.frames import Frame
-from apexstream.client.model import Offer, Task
+from apexstream.client.model import DeadLetter, Offer, Task
 from apexstream.client.patience import ReconnectPolicy
 from apexstream.client.position import Position
 from apexstream.client.problems import Problem, RemoteError
@@ -42,6 +42,10 @@ class _Refusal(msgspec.Struct, frozen=True):
 
 class _Tasks(msgspec.Struct, frozen=True):
     tasks: list[Task]
+
+
+class _DeadLetters(msgspec.Struct, frozen=True):
+    dead_letters: list[DeadLetter]
 
 
 class Client:
@@ -136,6 +140,26 @@ class Client:
     async def cancel(self, task_id: str) -> Task:
         """Ask for a task's end. The state is ``cancelling``, or the final one if it had ended already."""
         return await self._call("DELETE", _task_path(task_id), Task)
+
+    async def pause(self, task_id: str) -> Task:
+        """Hold a running task at its next yield. ``RemoteError`` (``conflict``) if it has ended."""
+        return await self._call("POST", f"{_task_path(task_id)}/pause", Task)
+
+    async def resume(self, task_id: str) -> Task:
+        """Let a paused task go on."""
+        return await self._call("POST", f"{_task_path(task_id)}/resume", Task)
+
+    async def forget(self, stream_id: str) -> Task:
+        """Erase the stream of a task that has ended; reading it then says that it was erased."""
+        return await self._call("DELETE", f"/streams/{quote(stream_id, safe='')}", Task)
+
+    async def dead_letters(self) -> Sequence[DeadLetter]:
+        """Tasks that failed for good, newest first."""
+        return (await self._call("GET", "/dead-letters", _DeadLetters)).dead_letters
+
+    async def retry(self, task_id: str) -> Task:
+        """Send a dead letter again, as a new task."""
+        return await self._call("POST", f"/dead-letters/{quote(task_id, safe='')}/retry", Task)
 
     async def follow(self, stream_id: str, from_seq: int = 0) -> AsyncGenerator[Frame, None]:
         """Every frame of a stream from ``from_seq`` on, in order, none twice and none left out, until its end frame.

@@ -25,6 +25,20 @@ class Task(msgspec.Struct, frozen=True, kw_only=True):
     error: Problem | None = None
 
 
+class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
+    """A task that failed for good: what it was, why it failed, and why it was not tried again."""
+
+    task_id: str
+    plugin: str
+    action: str
+    params: dict[str, Any]
+    attempts: int
+    error_class: str
+    reason: str
+    at_us: int
+    error: Problem | None = None
+
+
 class Action(msgspec.Struct, frozen=True, kw_only=True):
     """An action that some runner offers. ``params_schema`` is JSON Schema (2020-12)."""
 
