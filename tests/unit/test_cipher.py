@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from apexstream.core.chunk import Chunk, Kind
 from apexstream.core.errors import ChunkDecodeError, Erased, InvalidConfiguration
-from apexstream.log.cipher import AttemptCipher, LocalKeys, claim_payload, claimed_key, sealed_by
+from apexstream.log.cipher import AttemptCipher, LocalKeys, StreamOpener, claim_payload, claimed_key, sealed_by
 
 KEY = os.urandom(32)
 
@@ -105,3 +105,23 @@ def test_a_file_of_keys_that_others_may_read_is_refused(tmp_path: Path):
     path.chmod(0o644)
     with pytest.raises(InvalidConfiguration, match="chmod 600"):
         LocalKeys(path)
+
+
+def test_an_opener_reads_plain_and_sealed_chunks_of_all_attempts(tmp_path: Path):
+    keys, other = LocalKeys(tmp_path / "keys.db"), os.urandom(32)
+    claims = [(attempt, claim_payload(keys.wrap("s", key))) for attempt, key in ((1, KEY), (2, other))]
+    plain = [Chunk(Kind.DATA, bytes([number]), number) for number in range(3)]
+    stored = [
+        *AttemptCipher("s", 1, KEY).seal(0, plain[:1]),
+        *AttemptCipher("s", 2, other).seal(1, plain[1:2]),
+        plain[2],
+    ]
+    assert list(StreamOpener("s", keys).open(claims, 0, stored)) == plain
+    with pytest.raises(InvalidConfiguration, match="APEX_ENCRYPTION"):
+        StreamOpener("s", None).open(claims, 0, stored)
+    with pytest.raises(ChunkDecodeError, match="no key for attempt 1"):
+        StreamOpener("s", keys).open([], 0, stored)
+    keys.destroy("s")
+    with pytest.raises(Erased):
+        StreamOpener("s", keys).open(claims, 0, stored)
+    assert StreamOpener("s", None).open([], 0, plain) is plain

@@ -147,6 +147,45 @@ def sealed_by(chunk: Chunk) -> int | None:
     return int(attempt) if attempt.isdecimal() else None
 
 
+class StreamOpener:
+    """Opens whatever a stream holds, plain or sealed, by any of its attempts. Unwrapped keys are kept as long as this is."""
+
+    __slots__ = ("_ciphers", "_keys", "_stream_id")
+
+    def __init__(self, stream_id: str, keys: KeyProvider | None) -> None:
+        self._stream_id = stream_id
+        self._keys = keys
+        self._ciphers: dict[int, AttemptCipher] = {}
+
+    def open(self, claims: Sequence[tuple[int, bytes]], first_seq: int, chunks: Sequence[Chunk]) -> Sequence[Chunk]:
+        """``chunks`` as they were yielded; ``claims`` is what the fold kept of them. Raises :class:`Erased` if the key is gone,
+        ``ChunkDecodeError`` (``auth_failed``) for bytes that do not open, :class:`InvalidConfiguration` without keys."""
+        if not any(chunk.content_type.startswith(_MARK) for chunk in chunks):
+            return chunks
+        return [self._open(claims, seq, chunk) for seq, chunk in enumerate(chunks, first_seq)]
+
+    def _open(self, claims: Sequence[tuple[int, bytes]], seq: int, chunk: Chunk) -> Chunk:
+        attempt = sealed_by(chunk)
+        if attempt is None:
+            return chunk
+        cipher = self._ciphers.get(attempt)
+        if cipher is None:
+            cipher = self._ciphers[attempt] = self._cipher(claims, attempt)
+        return cipher.open(seq, chunk)
+
+    def _cipher(self, claims: Sequence[tuple[int, bytes]], attempt: int) -> AttemptCipher:
+        wrapped = claimed_key(dict(claims).get(attempt, b""))
+        if wrapped is None:
+            raise ChunkDecodeError("auth_failed", f"no key for attempt {attempt}", where=self._stream_id)
+        if self._keys is None:
+            raise InvalidConfiguration(
+                "the stream is encrypted and this process has no keys",
+                where=self._stream_id,
+                hint="Set APEX_ENCRYPTION",
+            )
+        return AttemptCipher(self._stream_id, attempt, self._keys.unwrap(self._stream_id, wrapped))
+
+
 class _Claim(msgspec.Struct, omit_defaults=True):
     """What a claim's payload says (JSON); empty for a stream that is not encrypted."""
 
