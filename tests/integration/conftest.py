@@ -1,6 +1,7 @@
 """The services in this process, on the real broker, for tests that do not kill anything."""
 
 import asyncio
+import secrets
 import sys
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -60,10 +61,10 @@ class Apex:
         return websockets.connect(f"ws{self.url.removeprefix('http')}/stream", max_size=None, compression=None)
 
 
-@pytest_asyncio.fixture(scope="session", loop_scope="session")
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def apex(kafka: str) -> AsyncIterator[Apex]:
-    """One ApexStream for all tests that leave it as they found it."""
-    async with running(Settings(bootstrap_servers=kafka, topic_prefix="shared.", port=0)) as started:
+    """One ApexStream for the tests of a module. It lives in their event loop, which stands still between modules."""
+    async with running(Settings(bootstrap_servers=kafka, topic_prefix=f"m{secrets.token_hex(4)}.", port=0)) as started:
         yield started
 
 

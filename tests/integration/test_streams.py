@@ -11,7 +11,7 @@ from apexstream.contracts.codec import Codec
 from apexstream.core.fold import StreamFold, Verdict
 from apexstream.log.fetcher import LogReader
 
-pytestmark = pytest.mark.asyncio(loop_scope="session")
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 
 async def test_the_specifications_browser_code_works_unchanged(apex):

@@ -1,6 +1,7 @@
 """Attempts, checkpoints, retries, timeouts, pauses, dead letters: a task's life on the real broker."""
 
 import asyncio
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -8,9 +9,11 @@ import pytest
 from tests.integration.conftest import Apex, running
 from tests.integration.test_streams import subscribe, until
 
+from apexstream.client import Client
+from apexstream.log.fetcher import LogReader
 from apexstream.runtime.settings import Settings
 
-pytestmark = pytest.mark.asyncio(loop_scope="session")
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 QUICK = {"backoff_s": 0.01}
 
@@ -168,3 +171,34 @@ async def seen_so_far(apex: Apex, stream_id: str) -> list[Any]:
                     return messages
         except TimeoutError:
             return messages
+
+
+async def test_the_client_pauses_resumes_and_sends_dead_letters_again(apex):
+    async with Client(apex.url) as client:
+        steady = await client.submit("probe", "steady", {"n": 50})
+        await until(apex, steady.task_id, "running")
+        await client.pause(steady.task_id)
+        await until(apex, steady.task_id, "paused")
+        await client.resume(steady.task_id)
+        await until(apex, steady.task_id, "completed")
+        failed = await client.submit("probe", "flaky", {"fail_at": [0] * 9, "error": "permanent"})
+        await until(apex, failed.task_id, "failed")
+        async with asyncio.timeout(30):
+            while failed.task_id not in {letter.task_id for letter in await client.dead_letters()}:
+                await asyncio.sleep(0.02)
+        assert (await client.retry(failed.task_id)).task_id != failed.task_id
+
+
+async def test_an_encrypted_stream_holds_no_payload_in_the_log_and_resumes_from_its_sealed_checkpoint(
+    kafka: str, topic_prefix: str, tmp_path: Path
+):
+    settings = Settings(bootstrap_servers=kafka, topic_prefix=topic_prefix, port=0, encryption="local", home=tmp_path)
+    async with running(settings) as apex:
+        stream_id = await apex.submit("flaky", options=QUICK, n=30, fail_at=[7, 19])
+        assert data(await apex.follow(stream_id)) == list(range(30))
+        secret = await apex.submit("count", n=3, pad=40)
+        assert len(data(await apex.follow(secret))) == 3
+        async with LogReader(kafka, client_id="test") as reader:
+            for partition in await reader.partitions(settings.topic("chunks")):
+                async for records, _ in reader.scan(partition, 0, (await reader.ends([partition]))[partition]):
+                    assert not any(b"x" * 40 in (record.value or b"") for record in records)
