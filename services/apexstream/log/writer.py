@@ -115,8 +115,11 @@ class _Lane:
 class Writer:
     """One idempotent producer (``acks=all``) and the lanes in front of it. Use as an async context manager."""
 
-    def __init__(self, bootstrap_servers: str, *, client_id: str, timeout_s: float = 30.0) -> None:
+    def __init__(
+        self, bootstrap_servers: str, *, client_id: str, timeout_s: float = 30.0, compression: str = "none"
+    ) -> None:
         self.timeout_s = timeout_s
+        self._compression = None if compression == "none" else compression
         self._bootstrap = bootstrap_servers
         self._client_id = client_id
         self._producer: AIOKafkaProducer | None = None
@@ -208,6 +211,7 @@ class Writer:
             acks="all",
             enable_idempotence=True,
             linger_ms=0,
+            compression_type=self._compression,
             max_batch_size=BATCH_BYTES_MAX,
             max_request_size=8 * RECORD_BYTES_MAX,
             request_timeout_ms=int(self.timeout_s * 1000),

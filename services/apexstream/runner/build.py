@@ -41,7 +41,9 @@ async def serve(settings: Settings, *, ready: Callable[[str], None], stop: async
     )
     assignments, control = settings.topic("assignments"), settings.topic("control")
     async with (
-        Writer(bootstrap, client_id=runner_id, timeout_s=settings.append_timeout_s) as writer,
+        Writer(
+            bootstrap, client_id=runner_id, timeout_s=settings.append_timeout_s, compression=settings.compression
+        ) as writer,
         LogReader(bootstrap, client_id=f"{runner_id}-scan") as scans,
         LogReader(bootstrap, client_id=f"{runner_id}-control") as controls,
     ):

@@ -73,6 +73,10 @@ class Settings(BaseSettings):
             gt=0, le=300, description="How long Kafka may take to acknowledge an append before its outcome is unknown."
         ),
     ] = 30.0
+    compression: Annotated[
+        Literal["none", "zstd"],
+        Field(description="Of batches in the hot log. zstd: 0.4 of the size, 1.3 µs CPU a chunk; segments always are."),
+    ] = "none"
     encryption: Annotated[
         Literal["off", "local"],
         Field(description="local: payloads and checkpoints are encrypted with keys in the file keys.db of APEX_HOME."),
