@@ -178,6 +178,8 @@ class Attempt:
         attempt reads the truth from the log."""
         assert self._appender is not None  # noqa: S101 - first() or resume() came before
         task = self.task
+        if self._broken is not None:
+            raise self._broken
         if self.cancel_reason is None and not self._parking:
             call = Call(
                 task_id=task.task_id,
