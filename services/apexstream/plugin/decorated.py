@@ -3,7 +3,7 @@
 import asyncio
 import copy
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -43,8 +43,15 @@ class OptionFields(TypedDict, total=False):
     keep: bool
 
 
-async def _ignore_progress(update: ProgressUpdate) -> None:
-    """Where nobody listens."""
+class _Done:
+    """Awaited, it returns at once; not awaited, nobody complains."""
+
+    def __await__(self) -> Iterator[None]:
+        return iter(())
+
+
+def _ignore_progress(update: ProgressUpdate) -> Awaitable[None]:  # noqa: ARG001 - where nobody listens
+    return _Done()  # type: ignore[return-value]  # an iterator without steps is what awaiting needs
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +83,10 @@ class ActionContext:
     async def progress(self, percentage: float | None = None, message: str = "", status: str = "running") -> None:
         """Tell viewers how far the action is; see :class:`ProgressUpdate`."""
         await self.progress_callback(ProgressUpdate(percentage, message, status))
+
+    def report(self, percentage: float | None = None, message: str = "", status: str = "running") -> None:
+        """The same from a plain generator or function, which cannot await."""
+        self.progress_callback(ProgressUpdate(percentage, message, status))
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,10 @@
 
 import asyncio
 import os
+import site
+import sys
 from collections.abc import Awaitable, Callable, Iterable
+from pathlib import Path
 
 import msgspec
 
@@ -16,11 +19,12 @@ from apexstream.log.cipher import KeyProvider, local_keys
 from apexstream.log.fetcher import LogReader, Tail
 from apexstream.log.group import GroupReader
 from apexstream.log.writer import Writer
-from apexstream.plugin import PluginManager
 from apexstream.runner.attempt import Attempt, Failed
 from apexstream.runner.host.catalogue import Catalogue
-from apexstream.runner.host.local import LocalHost
+from apexstream.runner.host.confinement import Confinement
 from apexstream.runner.host.port import ActionHost
+from apexstream.runner.host.process import installed_plugins
+from apexstream.runner.host.routed import RoutedHost
 from apexstream.runner.retries import RetryBudget
 from apexstream.runner.service import Runner
 from apexstream.runner.work import Work
@@ -35,7 +39,13 @@ async def serve(settings: Settings, *, ready: Callable[[str], None], stop: async
     runner_id = settings.instance_name("runner")
     # One process, one life: a runner that restarts under the same name is another writer.
     writer_id = f"{runner_id}.{new_id(clock.now_us() // 1000, os.urandom(10))[-10:]}"
-    host = LocalHost(PluginManager(), clock)
+    host = RoutedHost(
+        installed_plugins(),
+        trusted={name.strip() for name in settings.trusted_plugins.split(",") if name.strip()},
+        clock=clock,
+        processes=settings.plugin_processes,
+        confinement=Confinement(memory_bytes=settings.plugin_memory_mb << 20, import_paths=_own_paths()),
+    )
     chunks, events, states, letters = (
         settings.topic(name) for name in ("chunks", "task-events", "runners", "dead-letters")
     )
@@ -46,13 +56,14 @@ async def serve(settings: Settings, *, ready: Callable[[str], None], stop: async
         ) as writer,
         LogReader(bootstrap, client_id=f"{runner_id}-scan") as scans,
         LogReader(bootstrap, client_id=f"{runner_id}-control") as controls,
+        host,
     ):
         await writer.prepare(chunks, events, states, letters)
         await scans.partitions(chunks)
         await scans.partitions(assignments)
         works = _Works(
             host=host,
-            catalogue=host.describe(),
+            catalogue=host.describe,
             log=ChunkLog(chunks, codec, scans, writer, writer_id),
             writer_id=writer_id,
             runner_id=runner_id,
@@ -65,8 +76,7 @@ async def serve(settings: Settings, *, ready: Callable[[str], None], stop: async
         runner = Runner(
             runner_id,
             capacity=settings.runner_capacity,
-            actions=tuple(_infos(host.describe())),
-            broken_plugins=host.describe().broken,
+            offers=lambda: (tuple(_infos(host.describe())), host.describe().broken),
             codec=codec,
             clock=clock,
             make_work=works.make,
@@ -86,7 +96,6 @@ async def serve(settings: Settings, *, ready: Callable[[str], None], stop: async
         async with group:
             ready(f"{runner_id}: {len(host.describe().offers)} actions")
             await run_until(stop, control_tail.run(), runner.run(group))
-        await host.close()
 
 
 class _Works:
@@ -96,7 +105,7 @@ class _Works:
         self,
         *,
         host: ActionHost,
-        catalogue: Catalogue,
+        catalogue: Callable[[], Catalogue],
         log: ChunkLog,
         writer_id: str,
         runner_id: str,
@@ -122,7 +131,7 @@ class _Works:
         """The work of one assignment."""
         task = assignment.task
         try:
-            spec = self._catalogue.find(task.plugin, task.action).spec
+            spec = self._catalogue().find(task.plugin, task.action).spec
             mode, defaults = spec.resume, spec.options
         except ApexError:  # the host reports it as the action's failure
             mode, defaults = "restart", TaskOptions()
@@ -192,3 +201,13 @@ def _infos(catalogue: Catalogue) -> Iterable[ActionInfo]:
             resume=offer.spec.resume,
             options=msgspec.json.encode(offer.spec.options),
         )
+
+
+def _own_paths() -> tuple[str, ...]:
+    """Folders that this process imports from and that are neither Python's nor installed packages: a plugin may lie there."""
+    known = {*site.getsitepackages(), site.getusersitepackages()}
+    return tuple(
+        path
+        for path in sys.path
+        if path and Path(path).is_dir() and path not in known and not path.startswith(sys.base_prefix)
+    )

@@ -31,8 +31,7 @@ class Runner:
         runner_id: str,
         *,
         capacity: int,
-        actions: Sequence[ActionInfo],
-        broken_plugins: Mapping[str, str],
+        offers: Callable[[], tuple[Sequence[ActionInfo], Mapping[str, str]]],
         codec: Codec,
         clock: Clock,
         make_work: Callable[[Assignment], Work],
@@ -42,8 +41,7 @@ class Runner:
     ) -> None:
         self.runner_id = runner_id
         self._capacity = capacity
-        self._actions = tuple(actions)
-        self._broken_plugins = tuple(f"{name}: {why}" for name, why in broken_plugins.items())
+        self._offers = offers
         self._codec = codec
         self._clock = clock
         self._make_work = make_work
@@ -207,13 +205,14 @@ class Runner:
     async def _announce(self) -> None:
         while True:
             self._changed.clear()
+            actions, broken = self._offers()
             state = RunnerState(
                 runner_id=self.runner_id,
                 at_us=self._clock.now_us(),
                 capacity=self._capacity,
                 partitions=tuple(sorted(partition for _, partition in self._ledgers)),
-                actions=self._actions,
-                broken_plugins=self._broken_plugins,
+                actions=tuple(actions),
+                broken_plugins=tuple(f"{name}: {why}" for name, why in broken.items()),
             )
             try:
                 await self._publish_state(self.runner_id, self._codec.encode(state))

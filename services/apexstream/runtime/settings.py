@@ -73,6 +73,14 @@ class Settings(BaseSettings):
             gt=0, le=300, description="How long Kafka may take to acknowledge an append before its outcome is unknown."
         ),
     ] = 30.0
+    trusted_plugins: Annotated[
+        str,
+        Field(description="Plugins, name,name or *, that run in the runner's own process, with all that it may do."),
+    ] = ""
+    plugin_processes: Annotated[int, Field(ge=1, le=64, description="Processes that each other plugin gets.")] = 1
+    plugin_memory_mb: Annotated[
+        int, Field(ge=64, le=1_048_576, description="Address space of one plugin process, MiB; past it allocations fail.")
+    ] = 4096
     compression: Annotated[
         Literal["none", "zstd"],
         Field(description="Of batches in the hot log. zstd: 0.4 of the size, 1.3 µs CPU a chunk; segments always are."),
@@ -81,6 +89,20 @@ class Settings(BaseSettings):
         Literal["off", "local"],
         Field(description="local: payloads and checkpoints are encrypted with keys in the file keys.db of APEX_HOME."),
     ] = "off"
+    seal_after_s: Annotated[
+        float,
+        Field(gt=0, le=3600, description="How long a chunk may wait to be sealed into a segment with others, seconds."),
+    ] = 30.0
+    stream_ttl_s: Annotated[
+        float,
+        Field(ge=0, description="How long a stream is kept after its end if its task does not say; 0: until erased."),
+    ] = 30 * 86_400.0
+    trim_after_s: Annotated[
+        float, Field(ge=0, description="How old a sealed chunk must be for its original in apex.chunks to be deleted.")
+    ] = 86_400.0
+    archiver_memory_mb: Annotated[
+        int, Field(ge=1, le=65_536, description="Unsealed chunks that an archiver holds before it seals early, MiB.")
+    ] = 64
     log_level: Annotated[
         Literal["debug", "info", "warning", "error"], Field(description="Least severe log that is shown.")
     ] = "info"

@@ -32,7 +32,7 @@ from apexstream.runner.host.frames import (
 from apexstream.runner.host.port import CREDIT_BYTES, Call, CallOutcome, Ending
 
 BATCH_AGE_US = 1_000  # a batch that an action fills without ever waiting is sent at least this often
-SLOW_YIELD_US = 200  # after a longer step a chunk is sent at once: the next one will not come soon
+SLOW_STEP_US = 200  # after a longer step of the action its chunk is sent at once: the next one will not come soon
 SKIPPED_AT_ONCE = 256  # chunks skipped between two turns of the event loop
 
 _DATA, _PROGRESS = int(Kind.DATA), int(Kind.PROGRESS)
@@ -199,6 +199,7 @@ class Execution:
                 if self._stop:
                     return True
                 await asyncio.sleep(0)
+                self._last_us = self._now_us()  # what others did meanwhile is not this action's slowness
         return False
 
     def _put(self, value: Any) -> bool:
@@ -210,7 +211,7 @@ class Execution:
             self._attach(persistence.take(explicit))
         now_us = self._now_us()
         if not payloads:
-            slow = now_us - self._last_us >= SLOW_YIELD_US
+            slow = now_us - self._last_us >= SLOW_STEP_US
             self._send_at_us = now_us if slow else now_us + BATCH_AGE_US
             self._send_soon()
         self._last_us = now_us

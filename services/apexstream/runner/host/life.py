@@ -8,6 +8,7 @@ import sys
 import time
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import Any
 
 import structlog
 
@@ -16,7 +17,7 @@ from apexstream.core.options import ErrorClass
 from apexstream.runner.host.confinement import Confinement, Patience
 from apexstream.runner.host.frames import Described, Frame
 from apexstream.runner.host.link import Link
-from apexstream.runner.host.output import capture
+from apexstream.runner.host.output import Output, capture
 from apexstream.runner.host.remote import RemoteCall
 
 DRAIN_TIMEOUT_S = 0.5  # for what a dead process had written; a program that it left behind may hold the socket open
@@ -47,9 +48,10 @@ class Life:
         self._patience = patience
         self._link = Link(self._on_broken)
         self._process: asyncio.subprocess.Process
-        self._output: asyncio.ReadTransport
+        self._output: Output
         self._count = 0
         self._why = ""  # it was ended, if it was
+        self._over = False
         self._guilty = False  # whether the plugin's code made it end
         self._killer: asyncio.TimerHandle | None = None
 
@@ -59,15 +61,20 @@ class Life:
         return self._process.pid
 
     @property
-    def busy(self) -> int:
-        """Calls that run in it."""
-        return len(self._link.calls)
+    def ending(self) -> bool:
+        """Whether it is about to end: nothing new should begin here."""
+        return self._over or bool(self._why)
+
+    @property
+    def load(self) -> tuple[bool, int]:
+        """What to compare processes by: whether it is late with an answer, and how many calls run in it."""
+        return self._link.unanswered > 1, len(self._link.calls)
 
     async def start(self) -> Described:
         """Spawn the process, and return what it says it is. Raises :class:`PluginFailed` if it ends or takes too long; it
         is ended for sure then."""
         ours, theirs = socket.socketpair()
-        output, writing, self._output = await capture(self._identity.plugin, time.monotonic)
+        self._output, writing = await capture(self._identity.plugin, time.monotonic)
         try:
             self._process = await self._spawn(theirs.fileno(), writing)
         except BaseException:
@@ -77,10 +84,15 @@ class Life:
         finally:
             theirs.close()
             os.close(writing)
-        output.pid = self._process.pid
-        await asyncio.get_running_loop().create_unix_connection(lambda: self._link, sock=ours)
-        self._link.send(self._confinement.setup(self._identity.plugin, self._identity.entry))
-        return await self._introduction()
+        try:
+            self._output.pid = self.pid
+            await asyncio.get_running_loop().create_unix_connection(lambda: self._link, sock=ours)
+            self._link.send(self._confinement.setup(self._identity.plugin, self._identity.entry))
+            return await self._introduction()
+        except asyncio.CancelledError:
+            self._end_at_once("was no longer needed")
+            await self._until_ended()
+            raise
 
     async def run(self) -> int:
         """Watch the process until it has ended, and report its calls as lost; the exit status."""
@@ -107,20 +119,21 @@ class Life:
 
     def kill(self, reason: str) -> None:
         """SIGTERM, and SIGKILL if that does not help in time."""
-        if self._killer is None:
+        if self._killer is None and not self._over:
             self._why = self._why or reason
             _signal_group(self.pid, signal.SIGTERM)
             loop = asyncio.get_running_loop()
             self._killer = loop.call_later(self._patience.term_grace_s, _signal_group, self.pid, signal.SIGKILL)
 
     async def close(self) -> None:
-        """End the process in order: it sees the socket close, and lets its actions clean up."""
-        self._why = self._why or "the runner stopped"
+        """End the process in order: it sees the socket close, and lets its actions clean up. Returns once it has ended."""
+        self._why = self._why or "was stopped with the runner"
         self._link.close()
         with suppress(TimeoutError):
             async with asyncio.timeout(self._patience.term_grace_s):
                 await self._process.wait()
         _signal_group(self.pid, signal.SIGKILL)
+        await self._until_ended()
 
     async def _spawn(self, descriptor: int, output: int) -> asyncio.subprocess.Process:
         # -P and -s with an environment of our own are what -I is, but let us name folders to import from.
@@ -136,30 +149,24 @@ class Life:
         )
 
     async def _introduction(self) -> Described:
-        ended = asyncio.create_task(self._process.wait(), name="plugin process ended")
-        try:
-            await asyncio.wait(
-                {self._link.described, self._link.closed, ended},
-                timeout=self._patience.start_timeout_s,
-                return_when=asyncio.FIRST_COMPLETED,
-            )
-        finally:
-            ended.cancel()
-        if self._link.described.done():
+        timeout_s = self._patience.start_timeout_s
+        first: set[asyncio.Future[Any]] = {self._link.described, self._link.closed}
+        heard, _ = await asyncio.wait(first, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+        if self._link.described in heard:
             self.described = self._link.described.result()
             return self.described
-        in_time = self._link.closed.done() or ended.done()
-        if not in_time:
-            self._end_at_once(f"did not load within {self._patience.start_timeout_s:g} s")
+        if not heard:
+            self._end_at_once(f"did not load within {timeout_s:g} s")
         status = await self._until_ended()
         raise PluginFailed(f"its process {self._why or _told(status)} while it loaded", where=self._identity.plugin)
 
     async def _until_ended(self) -> int:
         status = await self._process.wait()
+        self._over = True
         if self._killer is not None:
             self._killer.cancel()
         _signal_group(self.pid, signal.SIGKILL)  # what it started and left behind
-        await asyncio.wait({self._link.closed}, timeout=DRAIN_TIMEOUT_S)
+        await asyncio.wait({self._link.closed, self._output.closed}, timeout=DRAIN_TIMEOUT_S)
         self._link.close()
         self._output.close()
         self._report_lost(status)

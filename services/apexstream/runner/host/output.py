@@ -2,7 +2,7 @@
 
 import asyncio
 import os
-from typing import Any
+from collections.abc import Callable
 
 import structlog
 
@@ -16,14 +16,21 @@ _log = structlog.get_logger(__name__)
 class Output(asyncio.Protocol):
     """Reads the pipe that is a plugin process' standard output and error."""
 
-    def __init__(self, plugin: str, monotonic: Any) -> None:
+    _transport: asyncio.BaseTransport
+
+    def __init__(self, plugin: str, monotonic: Callable[[], float]) -> None:
         self.pid = 0
+        self.closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._plugin = plugin
         self._monotonic = monotonic
         self._line = b""
         self._allowed = LINES_AT_ONCE_MAX
         self._counted_at_s = monotonic()
         self._dropped = 0
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """The loop reads the pipe."""
+        self._transport = transport
 
     def data_received(self, data: bytes) -> None:
         """Log the lines that are complete, and cut those that do not end."""
@@ -41,6 +48,11 @@ class Output(asyncio.Protocol):
             self._show(self._line)
         if self._dropped:
             _log.warning("lines of a plugin were dropped", plugin=self._plugin, pid=self.pid, count=self._dropped)
+        self.closed.set_result(None)
+
+    def close(self) -> None:
+        """Read no more."""
+        self._transport.close()
 
     def _show(self, line: bytes) -> None:
         now_s = self._monotonic()
@@ -55,10 +67,10 @@ class Output(asyncio.Protocol):
             _log.info(text, plugin=self._plugin, pid=self.pid)
 
 
-async def capture(plugin: str, monotonic: Any) -> tuple[Output, int, asyncio.ReadTransport]:
-    """A pipe whose lines are logged: the output, the descriptor to hand to the process (close it then), the reading end."""
+async def capture(plugin: str, monotonic: Callable[[], float]) -> tuple[Output, int]:
+    """A pipe whose lines are logged, and the descriptor to hand to the process; close that one then."""
     reading, writing = os.pipe()
-    transport, output = await asyncio.get_running_loop().connect_read_pipe(
+    _, output = await asyncio.get_running_loop().connect_read_pipe(
         lambda: Output(plugin, monotonic), os.fdopen(reading, "rb", 0)
     )
-    return output, writing, transport
+    return output, writing

@@ -5,7 +5,7 @@ import time
 
 import structlog
 
-from apexstream.core.errors import ApexError, InvalidRequest, PluginFailed, Unavailable
+from apexstream.core.errors import ApexError, PluginFailed, Unavailable
 from apexstream.core.options import ErrorClass
 from apexstream.runner.host.catalogue import Offer
 from apexstream.runner.host.confinement import Confinement, Patience
@@ -45,8 +45,9 @@ class Pool:
 
     def begin(self, call: RemoteCall) -> None:
         """Run a call in the process with the fewest, or in the first that is ready."""
-        if self._ready:
-            min(self._ready, key=lambda life: life.busy).begin(call)
+        usable = [life for life in self._ready if not life.ending]
+        if usable:
+            min(usable, key=lambda life: life.load).begin(call)
         elif self.broken:
             asyncio.get_running_loop().call_soon(call.failed, self._why_broken(), ErrorClass.PLUGIN_BUG)
         else:
@@ -68,7 +69,10 @@ class Pool:
         failures = 0
         while True:
             born_s = time.monotonic()
-            await self._live()
+            try:
+                await self._live()
+            except Exception:  # a defect of ours; the plugin must have a process all the same
+                _log.exception("a plugin process could not be kept", plugin=self._identity.plugin)
             failures = 1 if time.monotonic() - born_s >= self._patience.stable_s else failures + 1
             await asyncio.sleep(self._patience.restart_after_s(failures))
 
@@ -90,13 +94,10 @@ class Pool:
             else:
                 self._welcome(life)
             await life.run()
-        except asyncio.CancelledError:
-            await life.close()
-            await life.run()
-            raise
         finally:
             if life in self._ready:
                 self._ready.remove(life)
+            await life.close()
 
     def _welcome(self, life: Life) -> None:
         plugin = self._identity.plugin

@@ -45,9 +45,10 @@ class ProcessHost:
         plugins: Mapping[str, str],
         *,
         processes: int = 1,
-        confinement: Confinement = Confinement(),
-        patience: Patience = Patience(),
+        confinement: Confinement | None = None,
+        patience: Patience | None = None,
     ) -> None:
+        confinement, patience = confinement or Confinement(), patience or Patience()
         self._pools = {
             name: Pool(Identity(name, entry), processes, confinement, patience) for name, entry in plugins.items()
         }
