@@ -5,7 +5,7 @@ import sys
 
 import uvloop
 
-BENCHMARKS = ("latency",)
+BENCHMARKS = ("latency", "throughput")
 
 
 def main() -> None:
