@@ -16,14 +16,15 @@ class Log:
 
     def __init__(self) -> None:
         self.runs: list[tuple[int, tuple[Chunk, ...], bytes | None, bytes]] = []
-        self.taken_bytes = 0
+        self.taken_bytes = self.taken_chunks = 0
 
     def encode(self, first_seq, chunks, checkpoint, previous_hash):
         self.runs.append((first_seq, tuple(chunks), checkpoint, previous_hash))
         return b"value", bytes([len(self.runs) % 256])
 
-    def took(self, size_bytes: int) -> None:
+    def took(self, size_bytes: int, chunks: int) -> None:
         self.taken_bytes += size_bytes
+        self.taken_chunks += chunks
 
     def appender(self) -> StreamAppender:
         return StreamAppender(self, lambda value, appender: None, next_seq=0, previous_hash=GENESIS, on_taken=self.took)
@@ -85,7 +86,7 @@ async def test_credit_comes_back_as_bytes_reach_the_log():
     appender.put(chunks(3, 10))
     assert log.taken_bytes == 0
     appender.appended(0)
-    assert log.taken_bytes == 30
+    assert (log.taken_bytes, log.taken_chunks) == (30, 3)
 
 
 async def test_flush_returns_when_everything_is_acknowledged():

@@ -1,7 +1,8 @@
 """Whatever an action does and whenever its chunks are taken: legal batches, everything once, in order, state with its chunk."""
 
 import asyncio
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import msgspec
@@ -27,7 +28,7 @@ FRESH = Resume()
 
 
 async def act(ctx: ActionContext, steps: list[tuple[str, int]]) -> AsyncIterator[Any]:
-    number = ctx.restored(tuple[int, bytes]) or (0, b"")
+    done, _ = ctx.restored(tuple[int, bytes]) or (0, b"")
     at = 0
     for kind, size in steps:
         for _ in range(size if kind == "many" else 1):
@@ -37,25 +38,53 @@ async def act(ctx: ActionContext, steps: list[tuple[str, int]]) -> AsyncIterator
                 await asyncio.sleep(0)
             else:
                 at += 1
-                if at <= number[0]:
-                    continue
-                head = at.to_bytes(4, "big")
-                if kind == "state":
-                    yield Yielded(head, checkpoint=(at, b"s" * size))
-                else:
-                    yield head + b"x" * (0 if kind == "many" else size)
+                if at > done:
+                    yield chunk(kind, at, size)
+
+
+def act_in_thread(ctx: ActionContext, steps: list[tuple[str, int]]) -> Iterator[Any]:
+    """The same as a plain generator."""
+    done, _ = ctx.restored(tuple[int, bytes]) or (0, b"")
+    at = 0
+    for kind, size in steps:
+        for _ in range(size if kind == "many" else 1):
+            if kind == "progress":
+                ctx.report(None, "m" * size)
+            elif kind == "turn":
+                time.sleep(0.0003)
+            else:
+                at += 1
+                if at > done:
+                    yield chunk(kind, at, size)
+
+
+def chunk(kind: str, at: int, size: int) -> Any:
+    head = at.to_bytes(4, "big")
+    if kind == "state":
+        return Yielded(head, checkpoint=(at, b"s" * size))
+    return head + b"x" * (0 if kind == "many" else size)
 
 
 class Model:
-    """An outlet that takes what it is given every few turns, and stops taking where it is told to park."""
+    """An outlet that takes what it is given every few turns, has no room every few batches, and parks where it is told."""
 
-    def __init__(self, steps: list[tuple[str, int]], resume: Resume, *, lag: int, park_after: int | None) -> None:
+    def __init__(
+        self, steps: list[tuple[str, int]], resume: Resume, *, plain: bool, lag: int, park_after: int | None
+    ) -> None:
         plugin, plugins = Plugin("p"), PluginManager([])
 
-        @plugin.action(resume="checkpointed")
-        async def go(ctx: ActionContext) -> AsyncIterator[Any]:
-            async for value in act(ctx, steps):
-                yield value
+        if plain:
+
+            @plugin.action(resume="checkpointed")
+            def go(ctx: ActionContext) -> Iterator[Any]:
+                yield from act_in_thread(ctx, steps)
+
+        else:
+
+            @plugin.action(resume="checkpointed")
+            async def go(ctx: ActionContext) -> AsyncIterator[Any]:
+                async for value in act(ctx, steps):
+                    yield value
 
         plugins.add("p", plugin)
         call = Call(task_id="t", attempt=1, plugin="p", action="go", params=b"{}", resume=resume)
@@ -65,11 +94,15 @@ class Model:
         self.checkpoint: tuple[int, bytes] | None = None
         self.untaken = 0
         self.lag = lag
+        self.batches = 0
+        self.crowded = False
+        self.plain = plain
         self.park_after = park_after
         self.outcome: CallOutcome | None = None
         self.execution = Execution(plugins, call, self, lambda: 1)
 
-    def batch(self, batch: Batch) -> None:
+    def batch(self, batch: Batch) -> bool:
+        assert not self.crowded or self.execution.task.done()  # the last may come all the same
         (received,) = self.frames.feed(bytes(encode(batch)))
         assert isinstance(received, Batch)
         received.check(received.payload_bytes)
@@ -85,6 +118,9 @@ class Model:
                 state = msgspec.msgpack.decode(received.checkpoint, type=tuple[int, bytes])
                 assert state[0] == self.data[-1]
                 self.checkpoint = (len(self.data), received.checkpoint)
+        self.batches += 1
+        self.crowded = self.batches % self.lag == 0 and not self.execution.task.done()
+        return not self.crowded
 
     def ended(self, number: int, outcome: CallOutcome) -> None:
         self.outcome = outcome
@@ -94,11 +130,14 @@ class Model:
         turns = 0
         async with asyncio.timeout(20):
             while self.outcome is None:
-                await asyncio.sleep(0)
+                await asyncio.sleep(0.0001 if self.plain else 0)
                 turns += 1
                 if turns == self.park_after:
                     self.execution.park()
                 if turns % self.lag == 0:
+                    if self.crowded:
+                        self.crowded = False
+                        self.execution.go_on()
                     self.untaken, taken = 0, self.untaken
                     freed = self.window.take(taken)
                     if freed:
@@ -106,9 +145,9 @@ class Model:
         return self
 
 
-def ran(steps: list[tuple[str, int]], resume: Resume, lag: int, park_after: int | None) -> Model:
+def ran(steps: list[tuple[str, int]], resume: Resume, lag: int, park_after: int | None, *, plain: bool) -> Model:
     async def run() -> Model:
-        return await Model(steps, resume, lag=lag, park_after=park_after).run()
+        return await Model(steps, resume, plain=plain, lag=lag, park_after=park_after).run()
 
     return asyncio.run(run())
 
@@ -118,22 +157,27 @@ def total(steps: list[tuple[str, int]]) -> int:
 
 
 @settings(max_examples=60, deadline=None)
-@given(steps=st.lists(STEP, max_size=30), lag=st.integers(1, 40))
-def test_every_chunk_comes_once_in_order_in_legal_batches(steps: list[tuple[str, int]], lag: int):
-    model = ran(steps, FRESH, lag, None)
+@given(steps=st.lists(STEP, max_size=30), lag=st.integers(1, 40), plain=st.booleans())
+def test_every_chunk_comes_once_in_order_in_legal_batches(steps: list[tuple[str, int]], lag: int, plain: bool):
+    model = ran(steps, FRESH, lag, None, plain=plain)
     assert model.outcome == CallOutcome(ending=Ending.COMPLETED)
     assert model.data == list(range(1, total(steps) + 1))
 
 
 @settings(max_examples=60, deadline=None)
-@given(steps=st.lists(STEP, max_size=30), lag=st.integers(1, 40), cuts=st.lists(st.integers(1, 60), max_size=4))
+@given(
+    steps=st.lists(STEP, max_size=30),
+    lag=st.integers(1, 40),
+    cuts=st.lists(st.integers(1, 60), max_size=4),
+    plain=st.booleans(),
+)
 def test_a_stream_cut_anywhere_and_resumed_from_its_checkpoints_has_the_same_content(
-    steps: list[tuple[str, int]], lag: int, cuts: list[int]
+    steps: list[tuple[str, int]], lag: int, cuts: list[int], plain: bool
 ):
     content: list[int] = []
     resume = FRESH
     for cut in [*cuts, None]:
-        model = ran(steps, resume, lag, cut)
+        model = ran(steps, resume, lag, cut, plain=plain)
         assert model.outcome is not None
         if model.outcome.ending is Ending.COMPLETED:
             content += model.data

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import threading
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import suppress
 from typing import Any
@@ -78,6 +79,7 @@ class Reader:
 
 plugin = Plugin("p")
 gate: dict[str, asyncio.Event] = {}
+hold: dict[str, threading.Event] = {}
 
 
 @plugin.action
@@ -104,7 +106,7 @@ async def tally(ctx: ActionContext, n: int, every: int = 1) -> AsyncIterator[lis
 
 
 @plugin.action
-async def hold(ctx: ActionContext, name: str) -> AsyncIterator[str]:
+async def wait(ctx: ActionContext, name: str) -> AsyncIterator[str]:
     """One chunk, then wait for the gate, then more."""
     yield "before"
     gate[f"{name} reached"].set()
@@ -170,6 +172,70 @@ async def large(n: int, size: int) -> AsyncIterator[bytes]:
 @plugin.action
 def blocking(n: int) -> Iterator[int]:
     yield from range(n)
+
+
+@plugin.action(resume="deterministic")
+def blocking_again(ctx: ActionContext, n: int) -> Iterator[Any]:
+    for number in range(n):
+        ctx.report(number, f"before {number}")
+        yield [number, ctx.idempotency_key()]
+
+
+@plugin.action(resume="checkpointed")
+def blocking_tally(ctx: ActionContext, n: int) -> Iterator[int]:
+    ctx.persistence.every(chunks=10)
+    for number in range(ctx.restored(int) or 0, n):
+        ctx.persistence.state = number + 1
+        yield number
+
+
+@plugin.action
+def blocking_hold(name: str) -> Iterator[str]:
+    """A chunk, and then a step that takes as long as the test wants."""
+    yield "one"
+    yield "two"
+    assert hold[name].wait(TIMEOUT_S)
+    yield "three"
+
+
+@plugin.action
+def blocking_fail(how: str) -> Iterator[int]:
+    yield from range(1000)
+    if how == "bug":
+        raise KeyError("x")
+    if how == "exit":
+        raise SystemExit(3)
+    raise asyncio.CancelledError
+
+
+@plugin.action
+async def messy() -> AsyncIterator[int]:
+    try:
+        while True:
+            yield 1
+            await asyncio.sleep(0)
+    finally:
+        raise OSError("cannot clean up")
+
+
+@plugin.action
+def blocking_messy() -> Iterator[int]:
+    try:
+        while True:
+            yield 1
+    finally:
+        raise OSError("cannot clean up")
+
+
+@plugin.action
+async def unending() -> AsyncIterator[int]:
+    while True:
+        try:
+            while True:
+                yield 1
+                await asyncio.sleep(0)
+        except GeneratorExit:
+            yield 2
 
 
 @plugin.action
@@ -287,6 +353,84 @@ async def test_a_restarting_action_ignores_where_the_stream_was():
     assert reader.data == [0, 1, 2]
 
 
+async def test_a_plain_generator_gives_everything_in_large_batches():
+    reader = start("blocking", {"n": 20_000})
+    assert (await reader.end()).ending is Ending.COMPLETED
+    assert reader.data == list(range(20_000))
+    assert len(reader.batches) < 1000
+
+
+async def test_what_a_plain_generator_yielded_is_not_kept_back_by_its_next_step():
+    hold["slow"] = threading.Event()
+    reader = start("blocking_hold", {"name": "slow"})
+    try:
+        await reader.until(lambda: reader.data == ["one", "two"])
+    finally:
+        hold["slow"].set()
+    assert (await reader.end()).ending is Ending.COMPLETED
+    assert reader.data == ["one", "two", "three"]
+
+
+async def test_a_plain_generator_is_skipped_and_goes_on_with_progress_in_its_place():
+    reader = start("blocking_again", {"n": 2000}, resume=Resume(next_seq=3600, data_count=1800), takes=False)
+    reader.call.pause(True)
+    await asyncio.sleep(0.01)
+    reader.call.pause(False)
+    reader.takes = True
+    await reader.end()
+    assert reader.data == [[number, f"t1/{number}"] for number in range(1800, 2000)]
+    shown = [json.loads(chunk.payload) for chunk in reader.all]
+    assert [item.get("message") if isinstance(item, dict) else item[0] for item in shown[:4]] == [
+        "before 1800",
+        1800,
+        "before 1801",
+        1801,
+    ]
+
+
+async def test_a_plain_generator_that_gives_less_than_before_is_told_so():
+    reader = start("blocking_again", {"n": 500}, resume=Resume(next_seq=600, data_count=600))
+    assert "500 chunks where an earlier attempt gave at least 600" in (await reader.end()).error["message"]
+
+
+async def test_a_plain_generator_keeps_the_state_of_each_chunk_with_it():
+    reader = start("blocking_tally", {"n": 5000})
+    await reader.end()
+    assert reader.data == list(range(5000))
+    assert reader.checkpoints
+    assert all(count == state for count, state in reader.checkpoints)
+    assert reader.checkpoints[-1] == (5000, 5000)
+
+
+async def test_a_plain_generator_without_credit_waits():
+    reader = start("blocking", {"n": 100_000}, takes=False)
+    await reader.until(lambda: len(reader.all) >= 2000)
+    await asyncio.sleep(0.05)
+    assert len(reader.all) < 2000 + 2 * RUN_CHUNKS_MAX
+    reader.takes = True
+    reader.take_all()
+    await reader.end()
+    assert reader.data == list(range(100_000))
+
+
+@pytest.mark.parametrize("how", ["bug", "exit", "cancelled"])
+async def test_what_a_plain_generator_yielded_before_it_failed_is_kept(how: str):
+    reader = start("blocking_fail", {"how": how})
+    assert (await reader.end()).ending is Ending.FAILED
+    assert reader.data == list(range(1000))
+
+
+@pytest.mark.parametrize(
+    ("ask", "ending"), [("park", Ending.PARKED), ("cancel", Ending.CANCELLED), ("interrupt", Ending.CANCELLED)]
+)
+async def test_a_plain_generator_is_ended_at_its_yield(ask: str, ending: Ending):
+    reader = start("blocking", {"n": 10_000_000})
+    await reader.until(lambda: len(reader.all) > 1000)
+    getattr(reader.call, ask)(*(["enough"] if ask == "cancel" else []))
+    assert (await reader.end()).ending is ending
+    assert reader.data == list(range(len(reader.data)))
+
+
 @pytest.mark.parametrize(
     ("how", "kind", "code"),
     [
@@ -364,7 +508,7 @@ async def test_empty_chunks_do_not_run_ahead_for_ever():
 
 
 async def test_cancel_ends_an_action_at_its_next_yield():
-    reader = start("hold", {"name": gates("c")})
+    reader = start("wait", {"name": gates("c")})
     await gate["c reached"].wait()
     reader.call.cancel("enough")
     gate["c"].set()
@@ -373,7 +517,7 @@ async def test_cancel_ends_an_action_at_its_next_yield():
 
 
 async def test_interrupt_ends_an_action_where_it_waits_and_lets_it_clean_up():
-    reader = start("hold", {"name": gates("i")})
+    reader = start("wait", {"name": gates("i")})
     await gate["i reached"].wait()
     reader.call.cancel("enough")
     reader.call.interrupt()
@@ -439,8 +583,16 @@ async def test_an_action_that_ends_by_itself_after_park_has_completed():
     assert (await reader.end()).ending in {Ending.PARKED, Ending.COMPLETED}
 
 
+@pytest.mark.parametrize("form", ["messy", "blocking_messy", "unending"])
+async def test_an_action_that_stumbles_on_its_way_out_was_stopped_all_the_same(form: str):
+    reader = start(form)
+    await reader.until(lambda: len(reader.all) > 10)
+    reader.call.park()
+    assert (await reader.end()).ending is Ending.PARKED
+
+
 async def test_a_paused_action_waits_at_its_yield_until_it_may_go_on():
-    reader = start("hold", {"name": gates("p")})
+    reader = start("wait", {"name": gates("p")})
     await gate["p reached"].wait()
     reader.call.pause(True)
     gate["p"].set()
@@ -497,7 +649,7 @@ async def test_closing_the_host_ends_every_call():
     host = LocalHost(plugins, SystemClock())
     reader = Reader()
     name = gates("x")
-    call = Call(task_id="t", attempt=1, plugin="p", action="hold", params=json.dumps({"name": name}).encode())
+    call = Call(task_id="t", attempt=1, plugin="p", action="wait", params=json.dumps({"name": name}).encode())
     reader.call = host.start(call, reader)
     await gate["x reached"].wait()
     await host.close()

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -25,7 +26,8 @@ from apexstream.runner.host.remote import RemoteCall
 
 TIMEOUT_S = 20.0
 FRESH = Resume()
-QUICK = Patience(ping_s=0.1, unresponsive_s=0.5, term_grace_s=0.3, backoff_s=0.05)
+QUICK = Patience(ping_s=0.1, unresponsive_s=15, term_grace_s=0.3, backoff_s=0.05)
+STRICT = replace(QUICK, unresponsive_s=0.5)
 
 SUBJECT = '''
 import asyncio, ctypes, os, signal, socket, subprocess, sys, threading, time
@@ -134,6 +136,27 @@ async def say(lines: int):
         print("line", number)
     sys.stdout.flush()
     yield 1
+
+@plugin.action
+async def close(how: str):
+    yield os.getpid()
+    await asyncio.sleep(0.05)
+    if how == "close":
+        os.closerange(3, 256)
+    else:
+        socket.socket(fileno=os.dup(int(sys.argv[1]))).shutdown(socket.SHUT_RDWR)
+    time.sleep(600)
+
+@plugin.action
+async def daemon():
+    """A program with a session of its own that keeps the socket open."""
+    pid = os.fork()
+    if pid == 0:
+        os.setsid()
+        time.sleep(600)
+        os._exit(0)
+    yield pid
+    await asyncio.sleep(600)
 
 @plugin.action
 async def thread():
@@ -482,7 +505,7 @@ async def test_open_files_and_file_sizes_are_limited(folder: Path):
 
 
 async def test_a_plugin_that_blocks_its_process_disturbs_no_other_plugin_and_is_found(folder: Path):
-    async with hosting(folder, "other") as host:
+    async with hosting(folder, "other", patience=STRICT) as host:
         other = start(host, "tick", plugin="other")
         reader = start(host, "block", {"for_s": 60})
         await reader.some()
@@ -495,7 +518,7 @@ async def test_a_plugin_that_blocks_its_process_disturbs_no_other_plugin_and_is_
 
 
 async def test_a_short_block_is_forgiven(folder: Path):
-    async with hosting(folder) as host:
+    async with hosting(folder, patience=replace(QUICK, unresponsive_s=3)) as host:
         reader = start(host, "block", {"for_s": 0.25})
         assert (await reader.end()).ending is Ending.COMPLETED
 
@@ -512,12 +535,12 @@ async def test_an_action_without_credit_waits(folder: Path):
 
 
 async def test_while_the_runner_is_full_nothing_is_read(folder: Path):
-    async with hosting(folder) as host:
+    async with hosting(folder, patience=STRICT) as host:
         reader = start(host, "tick")
         await reader.some(3)
         host.hold(True)
         held = len(reader.data)
-        await asyncio.sleep(QUICK.unresponsive_s * 2)  # nor is a process that cannot be heard taken for dead
+        await asyncio.sleep(STRICT.unresponsive_s * 2)  # nor is a process that cannot be heard taken for dead
         assert len(reader.data) == held
         host.hold(False)
         await reader.some(held + 100)
@@ -622,6 +645,26 @@ async def test_what_a_plugin_started_is_killed_with_it(folder: Path):
         await gone(reader.data[0])
 
 
+async def test_what_made_a_session_of_its_own_outlives_it_but_holds_nothing_up(folder: Path):
+    async with hosting(folder) as host:
+        reader = start(host, "daemon")
+        await reader.some()
+        try:
+            reader.call.kill()
+            assert (await reader.end()).ending is Ending.LOST
+            os.kill(reader.data[0], 0)  # it is still there: see the module's docstring
+        finally:
+            os.kill(reader.data[0], signal.SIGKILL)
+
+
+@pytest.mark.parametrize("how", ["close", "shutdown"])
+async def test_a_process_that_closes_its_socket_and_stays_is_ended(folder: Path, how: str):
+    async with hosting(folder, patience=STRICT) as host:
+        reader = start(host, "close", {"how": how})
+        assert (await reader.end()).ending is Ending.LOST
+        await gone(reader.data[0])
+
+
 async def test_closing_the_host_ends_every_process_and_call(folder: Path):
     async with hosting(folder) as host:
         pids = [pid for own in host.pids().values() for pid in own]
@@ -695,6 +738,20 @@ async def test_a_plugin_that_cannot_be_imported_is_broken_and_says_why(folder: P
         assert "no licence" in reader.message
 
 
+async def test_a_process_that_is_killed_while_it_loads_is_no_fault_of_the_plugin(folder: Path):
+    module = folder / "host_victim.py"
+    module.write_text(
+        "import os, pathlib, signal\n"
+        "mark = pathlib.Path(__file__).with_suffix('.mark')\n"
+        "if not mark.exists():\n    mark.touch()\n    os.kill(os.getpid(), signal.SIGKILL)\n" + OTHER
+    )
+    confinement = Confinement(import_paths=(str(folder),))
+    async with ProcessHost({"victim": "host_victim:plugin"}, confinement=confinement, patience=QUICK) as host:
+        assert host.describe().broken == {}
+        reader = start(host, "tick", plugin="victim")
+        await reader.some(3)
+
+
 async def test_a_plugin_that_is_mended_works_again(folder: Path):
     module = folder / "host_mended.py"
     module.write_text("raise RuntimeError('not yet')\n")
@@ -711,7 +768,7 @@ async def test_a_plugin_that_is_mended_works_again(folder: Path):
 
 async def test_what_a_plugin_prints_is_logged_within_bounds(folder: Path, capsys: pytest.CaptureFixture[str]):
     async with hosting(folder) as host:
-        await start(host, "say", {"lines": 100_000}).end()
+        await start(host, "say", {"lines": 20_000}).end()
     shown = capsys.readouterr().out
     assert "line 0 " in shown
     assert shown.count("line ") < 5000

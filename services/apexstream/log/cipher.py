@@ -24,6 +24,7 @@ from apexstream.core.errors import ChunkDecodeError, Erased, InvalidConfiguratio
 from apexstream.runtime.settings import Settings
 
 KEY_BYTES = 32
+SEAL_BYTES = 16  # that a sealed payload has more than the plain one
 _NONCE_BYTES = 12
 _CHUNK, _CHECKPOINT = b"\x00\x00\x00\x00", b"\x00\x00\x00\x01"  # what a nonce begins with
 _MARK = "sealed:"  # content types of sealed chunks: sealed:<attempt>:<content type>

@@ -17,6 +17,7 @@ from apexstream.plugin.base import (
 from apexstream.plugin.decorated import ActionContext, Plugin
 from apexstream.plugin.errors import PermanentError, RateLimited, ResourceError, TransientError, classify
 from apexstream.plugin.manager import PluginManager
+from apexstream.plugin.operators import Stream, StreamComposer, StreamTransformer, stream
 from apexstream.plugin.persistence import StreamPersistence
 from apexstream.plugin.values import Chunk
 
@@ -38,9 +39,13 @@ __all__ = [
     "RateLimited",
     "ResourceError",
     "ResumeMode",
+    "Stream",
+    "StreamComposer",
     "StreamPersistence",
+    "StreamTransformer",
     "TaskOptions",
     "TransientError",
     "UnknownAction",
     "classify",
+    "stream",
 ]

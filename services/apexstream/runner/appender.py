@@ -14,8 +14,8 @@ from apexstream.core.errors import Unavailable
 
 Put = Callable[[bytes, "StreamAppender"], None]
 """Sends one encoded run towards the log and reports to the appender what became of it."""
-OnTaken = Callable[[int], None]
-"""Told how many payload bytes are in the log now, so that the action may yield as many more."""
+OnTaken = Callable[[int, int], None]
+"""Told how many payload bytes, in how many chunks, are in the log now, so that the action may yield as many more."""
 
 
 class RunEncoder(Protocol):
@@ -37,6 +37,7 @@ class StreamAppender:
         "_encoder",
         "_error",
         "_flying_bytes",
+        "_flying_chunks",
         "_hash",
         "_on_taken",
         "_pending",
@@ -47,7 +48,13 @@ class StreamAppender:
     )
 
     def __init__(
-        self, encoder: RunEncoder, put: Put, *, next_seq: int, previous_hash: bytes, on_taken: OnTaken = lambda _: None
+        self,
+        encoder: RunEncoder,
+        put: Put,
+        *,
+        next_seq: int,
+        previous_hash: bytes,
+        on_taken: OnTaken = lambda _, __: None,
     ) -> None:
         self.next_seq = next_seq  # of the next chunk to be put
         self._encoder = encoder
@@ -58,6 +65,7 @@ class StreamAppender:
         self._pending: list[Chunk] = []
         self._checkpoints: deque[tuple[int, bytes]] = deque()  # (seq after the chunk that it covers, state)
         self._flying_bytes = -1  # of the run in flight; -1: none
+        self._flying_chunks = 0
         self._error: Unavailable | None = None
         self._wake: asyncio.Event | None = None
 
@@ -85,10 +93,11 @@ class StreamAppender:
 
     def appended(self, offset: int) -> None:  # noqa: ARG002 - the listener's signature
         """The run in flight is in the log."""
-        taken, self._flying_bytes = self._flying_bytes, -1
+        taken, count = self._flying_bytes, self._flying_chunks
+        self._flying_bytes = -1
         if self._pending:
             self._ship()
-        self._on_taken(taken)
+        self._on_taken(taken, count)
         self._notify()
 
     def failed(self, error: Unavailable) -> None:
@@ -103,7 +112,7 @@ class StreamAppender:
         chunks, checkpoint, size = self._take()
         value, self._hash = self._encoder.encode(self._taken, chunks, checkpoint, self._hash)
         self._taken += len(chunks)
-        self._flying_bytes = size
+        self._flying_bytes, self._flying_chunks = size, len(chunks)
         self._put(value, self)
 
     def _take(self) -> tuple[Sequence[Chunk], bytes | None, int]:

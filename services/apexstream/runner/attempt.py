@@ -17,7 +17,7 @@ from apexstream.core.errors import ApexError, Unavailable
 from apexstream.core.events import TaskChange, TaskSubmitted
 from apexstream.core.fold import StreamFold
 from apexstream.core.options import ErrorClass, TaskOptions
-from apexstream.log.cipher import KEY_BYTES, AttemptCipher, KeyProvider, claim_payload, claimed_key
+from apexstream.log.cipher import KEY_BYTES, SEAL_BYTES, AttemptCipher, KeyProvider, claim_payload, claimed_key
 from apexstream.runner.appender import RunEncoder, StreamAppender
 from apexstream.runner.host.port import ActionHost, Call, CallOutcome, Ending, Resume, RunningCall
 from apexstream.runtime.clock import Clock
@@ -273,9 +273,10 @@ class Attempt:
             self._broken = unknown
             self._stop_call("the log cannot be written")
 
-    def _took(self, size_bytes: int) -> None:
+    def _took(self, size_bytes: int, chunks: int) -> None:
         if self._call is not None:
-            self._call.credit(size_bytes)
+            sealed = 0 if self._cipher is None else chunks * SEAL_BYTES  # the host knows nothing of seals
+            self._call.credit(max(0, size_bytes - sealed))
 
     def _stop_call(self, reason: str) -> None:
         call = self._call

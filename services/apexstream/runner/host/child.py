@@ -11,6 +11,7 @@ import os
 import socket
 import struct
 import sys
+from collections import deque
 from collections.abc import Callable
 from importlib.metadata import EntryPoint
 from typing import NoReturn
@@ -28,6 +29,7 @@ from apexstream.runner.host.frames import (
     Credit,
     Described,
     Ended,
+    Frame,
     Frames,
     Interrupt,
     OfferedAction,
@@ -44,6 +46,7 @@ from apexstream.runner.host.frames import (
 from apexstream.runner.host.port import Call, CallOutcome, Resume
 from apexstream.runtime.clock import SystemClock
 
+WRITE_BYTES = 64 * 1024  # written at once; less waits for the end of the turn of the event loop
 BROKEN_STATUS = 78  # EX_CONFIG: the plugin could not be loaded
 
 
@@ -52,6 +55,7 @@ def main() -> NoReturn:
     descriptor, parent = int(sys.argv[1]), int(sys.argv[2])
     tie_to(parent)
     faulthandler.enable()
+    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # what is printed is wanted now, not at the end
     link = socket.socket(fileno=descriptor)
     link.set_inheritable(False)  # a program that the plugin starts must not keep the socket open
     watch(descriptor)
@@ -89,6 +93,11 @@ class _Link(asyncio.Protocol):
         self._frames: Frames[ToChild] = Frames(frames.to_child_decoder)
         self._calls: dict[int, Execution] = {}
         self._now_us = SystemClock().now_us
+        self._loop = asyncio.get_running_loop()
+        self._unsent: list[bytearray] = []
+        self._unsent_bytes = 0
+        self._full = False
+        self._queue: deque[int] = deque()  # calls that wait for room
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """The loop has taken the socket over."""
@@ -103,6 +112,15 @@ class _Link(asyncio.Protocol):
             sys.stderr.write(f"the runner sent {problem}\n")
             self.transport.abort()
 
+    def pause_writing(self) -> None:
+        """The socket and the buffer before it are full."""
+        self._full = True
+
+    def resume_writing(self) -> None:
+        """There is room again: one execution after the other may send, until there is none."""
+        self._full = False
+        self._admit()
+
     def connection_lost(self, problem: Exception | None) -> None:  # noqa: ARG002 - whatever it was, the runner is gone
         """The end."""
         self.closed.set()
@@ -115,19 +133,46 @@ class _Link(asyncio.Protocol):
         if running:
             await asyncio.wait(running, timeout=EXIT_GRACE_S)
 
-    def batch(self, batch: Batch) -> None:
-        """What an execution yields."""
-        self.transport.write(encode(batch))
+    def batch(self, batch: Batch) -> bool:
+        """What an execution yields. Without room it has to queue, so that a slow stream need not wait behind all that fast
+        ones could have sent."""
+        self._send(batch)
+        if self._full:
+            self._queue.append(batch.call)
+        return not self._full
 
     def ended(self, number: int, outcome: CallOutcome) -> None:
         """An execution is over."""
         del self._calls[number]
         error = None if outcome.error is None else msgspec.convert(outcome.error, Problem)
-        self.transport.write(encode(Ended(number, outcome.ending, error, outcome.error_class)))
+        self._send(Ended(number, outcome.ending, error, outcome.error_class))
+
+    def _send(self, frame: Frame) -> None:
+        """Send with all other frames of this turn of the loop: a write costs more than all that came before it."""
+        if not self._unsent:
+            self._loop.call_soon(self._write)
+        encoded = encode(frame)
+        self._unsent.append(encoded)
+        self._unsent_bytes += len(encoded)
+        if self._unsent_bytes >= WRITE_BYTES:
+            self._write()
+
+    def _write(self) -> None:
+        unsent, self._unsent, self._unsent_bytes = self._unsent, [], 0
+        if unsent and not self.closed.is_set():
+            self.transport.writelines(unsent)
+
+    def _admit(self) -> None:
+        while self._queue and not self._full:
+            execution = self._calls.get(self._queue.popleft())
+            if execution is not None:
+                execution.go_on()
+                self._loop.call_soon(self._admit)  # after what it sends now
+                return
 
     def _obey(self, frame: ToChild) -> None:
         if isinstance(frame, Ping):
-            self.transport.write(encode(Pong(frame.number)))
+            self._send(Pong(frame.number))
         elif isinstance(frame, Start):
             self._start(frame)
         elif not isinstance(frame, Setup):
@@ -165,7 +210,7 @@ def _control(execution: Execution, frame: Credit | Cancel | Interrupt | Park | P
 
 def _describe(name: str, plugins: PluginManager) -> Described:
     if name in plugins.broken:
-        return Described([], plugins.broken[name][: frames.TEXT_CHARS_MAX])
+        return Described([], frames.shortened(plugins.broken[name]))
     return Described([OfferedAction(spec, plugins.streams(name, spec.name)) for _, spec in plugins.actions()])
 
 

@@ -59,9 +59,11 @@ class Patience:
     unresponsive_s: float = 30.0  # without an answer, then it is killed
     term_grace_s: float = 2.0  # between SIGTERM and SIGKILL
     backoff_s: float = 0.1  # before the second restart in a row; doubles from there
-    backoff_max_s: float = 30.0
+    backoff_max_s: float = 1.0  # of a plugin that could be loaded: its tasks wait, and have a patience of their own
+    reload_max_s: float = 60.0  # of one that could not: trying costs as much as loading it
     stable_s: float = 10.0  # a process that lived this long is started again at once
 
-    def restart_after_s(self, failures: int) -> float:
+    def restart_after_s(self, failures: int, *, loaded: bool) -> float:
         """How long to wait after so many failures in a row."""
-        return 0.0 if failures <= 1 else min(self.backoff_max_s, self.backoff_s * 2.0 ** min(failures - 2, 30))
+        longest_s = self.backoff_max_s if loaded else self.reload_max_s
+        return 0.0 if failures <= 1 else min(longest_s, self.backoff_s * 2.0 ** min(failures - 2, 30))

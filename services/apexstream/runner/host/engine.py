@@ -7,43 +7,36 @@ sockets, processes or Kafka.
 import asyncio
 import logging
 import math
-from collections.abc import AsyncIterator, Callable
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Iterator
+from functools import partial
 from typing import Any, Protocol
 
 import msgspec
 
-from apexstream.core.chunk import RUN_BYTES_MAX, RUN_CHUNKS_MAX, Kind
 from apexstream.core.errors import ApexError, InvalidChunk, InvalidParameters, PluginFailed
 from apexstream.core.options import ErrorClass
 from apexstream.plugin.base import CancellationToken, ProgressUpdate, ResumeMode
 from apexstream.plugin.errors import classify
-from apexstream.plugin.iterate import opened
+from apexstream.plugin.iterate import InThread, opened, resolved, threaded
 from apexstream.plugin.manager import PluginManager, describe_failure
 from apexstream.plugin.persistence import StreamPersistence, enter
 from apexstream.plugin.values import Chunk, encode_value
-from apexstream.runner.host.frames import (
-    CHUNK_COST_MIN,
-    PATIENCE_S_MAX,
-    PROGRESS_BYTES_MAX,
-    TEXT_CHARS_MAX,
-    Batch,
-    cost,
-)
+from apexstream.runner.host.batching import OpenBatch
+from apexstream.runner.host.blocking import Pulled, Puller, Reported, Yielded
+from apexstream.runner.host.frames import PATIENCE_S_MAX, PROGRESS_BYTES_MAX, Batch, shortened
 from apexstream.runner.host.port import CREDIT_BYTES, Call, CallOutcome, Ending
 
-BATCH_AGE_US = 1_000  # a batch that an action fills without ever waiting is sent at least this often
-SLOW_STEP_US = 200  # after a longer step of the action its chunk is sent at once: the next one will not come soon
 SKIPPED_AT_ONCE = 256  # chunks skipped between two turns of the event loop
 
-_DATA, _PROGRESS = int(Kind.DATA), int(Kind.PROGRESS)
 _log = logging.getLogger(__name__)
 
 
 class Outlet(Protocol):
     """Where an execution's results go, always from the event loop."""
 
-    def batch(self, batch: Batch) -> None:
-        """The next chunks."""
+    def batch(self, batch: Batch) -> bool:
+        """The next chunks. False: the execution must wait for :meth:`Execution.go_on` before it sends more."""
 
     def ended(self, number: int, outcome: CallOutcome) -> None:
         """The execution is over; nothing follows."""
@@ -52,7 +45,7 @@ class Outlet(Protocol):
 class Execution:
     """One call, from :meth:`begin` to its outcome. ``number`` is what its batches carry."""
 
-    task: "asyncio.Task[bool]"
+    task: "asyncio.Task[None]"
 
     def __init__(
         self,
@@ -70,32 +63,26 @@ class Execution:
         self._outlet = outlet
         self._now_us = now_us
         self._number = number
+        self._loop = asyncio.get_running_loop()
         self._persistence = StreamPersistence(task_id=call.task_id, attempt=call.attempt)
         self._to_skip = 0
         self._skipping = False
-        self._loop = asyncio.get_running_loop()
         self._ended = False
         # What may happen at a yield:
         self._credit = credit
         self._paused = False
+        self._crowded = False  # the outlet has no room
         self._parking = False
         self._interrupted = False
         self._stop = False  # at the next yield
-        self._held = False  # at a yield: out of credit, or paused
+        self._at_yield = False  # it was stopped there
+        self._held = False  # at a yield: out of credit, paused, or crowded
         self._released = asyncio.Event()
-        # The open batch:
-        self._payloads: list[bytes] = []
-        self._times: list[int] = []
-        self._progress_at: list[int] = []
-        self._content_types: dict[int, str] = {}
-        self._checkpoint: bytes | None = None
-        self._covered = 0
-        self._size = 0
-        self._last_us = 0
-        self._send_at_us = 0
+        # What was yielded:
+        self._batch = OpenBatch(number, now_us)
+        self._batch.limit(credit)
         self._scheduled = False
-        self._count_limit = self._size_limit = 0
-        self._set_limits()
+        self._puller: Puller | None = None  # of a plain generator
         self._reported: asyncio.Future[None] = self._loop.create_future()
         self._reported.set_result(None)
 
@@ -107,10 +94,9 @@ class Execution:
     def credit(self, amount: int) -> None:
         """The action may yield so much more."""
         self._credit += amount
-        self._set_limits()
+        self._batch.limit(self._credit)
         self._let_go()
-        if self._payloads:
-            self._send_soon()
+        self._send_soon()
 
     def cancel(self, reason: str) -> None:
         """Set the token; the action ends at its next yield, or earlier by itself."""
@@ -134,21 +120,30 @@ class Execution:
         self._paused = paused
         self._let_go()
 
+    def go_on(self) -> None:
+        """The outlet has room again."""
+        self._crowded = False
+        self._let_go()
+        self._send_soon()
+
     def abandon(self) -> None:
         """Report nothing more."""
         self._ended = True
         self.interrupt()
 
-    async def _run(self) -> bool:
-        """Whether the action was stopped at a yield; it has returned by itself otherwise."""
+    async def _run(self) -> None:
         call = self._call
         try:
             self._prepare()
             params = _params(call)
             enter(self._persistence)
-            result = self._plugins.call(call.plugin, call.action, params, self._report, self.token)
-            async with opened(result) as values:
-                return await self._skip(values) or await self._copy(values)
+            result = await resolved(self._plugins.call(call.plugin, call.action, params, self._report, self.token))
+            if isinstance(result, Iterator):
+                async with threaded(result) as run:
+                    self._at_yield = await self._pull(run)
+            else:
+                async with opened(result) as values:
+                    self._at_yield = await self._skip(values) or await self._copy(values)
         except (SystemExit, KeyboardInterrupt, GeneratorExit) as problem:  # would end the process, or go unseen
             raise PluginFailed(
                 f"raised {type(problem).__name__}", where=f"{call.plugin}.{call.action}", hint="Return instead"
@@ -173,16 +168,12 @@ class Execution:
     async def _skip(self, values: AsyncIterator[Any]) -> bool:
         """Run past what is published already; True if stopped meanwhile."""
         for skipped in range(self._to_skip):
-            if self._stop or (self._paused and not await self._go_on()):
+            if self._stop or (self._paused and not await self._may_go_on()):
                 return True
             try:
                 await anext(values)
             except StopAsyncIteration:
-                raise PluginFailed(
-                    f"gave {skipped} chunks where an earlier attempt gave at least {self._to_skip}",
-                    where=f"{self._call.plugin}.{self._call.action}",
-                    hint='Declare it deterministic only if every run gives the same; else "checkpointed" or "restart"',
-                ) from None
+                raise self._too_few(skipped) from None
             self._persistence.data_seq += 1
             if skipped % SKIPPED_AT_ONCE == SKIPPED_AT_ONCE - 1:
                 await asyncio.sleep(0)
@@ -191,73 +182,94 @@ class Execution:
 
     async def _copy(self, values: AsyncIterator[Any]) -> bool:
         """Put what the action yields into batches; True if stopped at a yield."""
+        batch = self._batch
         async for value in values:
-            if self._held and not await self._go_on():
+            if self._held and not await self._may_go_on():
                 return True
-            if self._put(value):
+            if batch.put(*self._encode(value)) or self._stop:
                 self._send()
                 if self._stop:
                     return True
                 await asyncio.sleep(0)
-                self._last_us = self._now_us()  # what others did meanwhile is not this action's slowness
+                batch.resumed_us = self._now_us()  # what others did meanwhile is not this action's slowness
+            elif not self._scheduled:
+                self._send_soon()
         return False
 
-    def _put(self, value: Any) -> bool:
-        """Add a data chunk to the open batch; True if the batch must be sent now."""
+    async def _pull(self, run: InThread) -> bool:
+        """The same for a plain generator, in its thread."""
+        puller = self._puller = Puller(self._encode, self._now_us, self._notice, lambda: self._stop or self._held)
+        if await self._skip_pulling(run, puller):
+            return True
+        pulled = Pulled()
+        while not pulled.ended:
+            if self._held and not await self._may_go_on():
+                return True
+            pulled = await run(puller.pull)
+            while puller.items:
+                self._send_now()
+                if puller.items and not await self._may_go_on():
+                    return True
+            if pulled.problem is not None:
+                raise pulled.problem
+            if self._stop:
+                return not pulled.ended
+        return False
+
+    async def _skip_pulling(self, run: InThread, puller: Puller) -> bool:
+        left = self._to_skip
+        while left:
+            if self._stop or (self._held and not await self._may_go_on()):
+                return True
+            skipped, ended = await run(partial(puller.skip, count_max=min(left, SKIPPED_AT_ONCE)))
+            left -= skipped
+            self._persistence.data_seq += skipped
+            if ended:
+                raise self._too_few(self._to_skip - left)
+        self._skipping = False
+        return False
+
+    def _too_few(self, count: int) -> PluginFailed:
+        return PluginFailed(
+            f"gave {count} chunks where an earlier attempt gave at least {self._to_skip}",
+            where=f"{self._call.plugin}.{self._call.action}",
+            hint='Declare it deterministic only if every run gives the same; else "checkpointed" or "restart"',
+        )
+
+    def _encode(self, value: Any) -> tuple[bytes, str, bytes | None]:
+        """Payload, content type and checkpoint of a yielded value."""
         payload, content_type = encode_value(value)
-        persistence, payloads = self._persistence, self._payloads
+        persistence, checkpoint = self._persistence, None
         explicit = value.checkpoint if type(value) is Chunk else None
         if explicit is not None or persistence.has_state:
-            self._attach(persistence.take(explicit))
-        now_us = self._now_us()
-        if not payloads:
-            slow = now_us - self._last_us >= SLOW_STEP_US
-            self._send_at_us = now_us if slow else now_us + BATCH_AGE_US
-            self._send_soon()
-        self._last_us = now_us
-        if content_type:
-            self._content_types[len(payloads)] = content_type
-        payloads.append(payload)
-        self._times.append(now_us)
-        self._size += len(payload)
+            checkpoint = persistence.take(explicit)
         persistence.data_seq += 1
-        return len(payloads) >= self._count_limit or self._size >= self._size_limit or now_us >= self._send_at_us
-
-    def _attach(self, checkpoint: bytes | None) -> None:
-        """Keep the checkpoint of the chunk that is put next; it stands for those of all chunks before, too."""
-        if checkpoint is not None:
-            self._checkpoint, self._covered = checkpoint, len(self._payloads) + 1
+        return payload, content_type, checkpoint
 
     def _report(self, update: ProgressUpdate) -> "asyncio.Future[None]":
         """The action's progress callback; may be called from any thread."""
         payload = _progress_payload(update)
-        try:
-            here = asyncio.get_running_loop() is self._loop
-        except RuntimeError:
-            here = False
-        if here:
-            self._progress(payload)
+        if self._skipping:
+            return self._reported
+        if self._puller is not None and self._puller.is_here:
+            self._puller.report(payload)
+        elif _runs_in(self._loop):
+            self._progress(payload, self._now_us())
         else:
-            self._loop.call_soon_threadsafe(self._progress, payload)
+            self._loop.call_soon_threadsafe(self._progress, payload, self._now_us())
         return self._reported
 
-    def _progress(self, payload: bytes) -> None:
-        """Add a progress chunk to the open batch, or let it replace one that would be its last."""
-        if self._ended or self._skipping:
+    def _progress(self, payload: bytes, time_us: int) -> None:
+        if self._ended:
             return
-        last = len(self._payloads) - 1
-        if last >= 0 and self._progress_at and self._progress_at[-1] == last:
-            self._size += len(payload) - len(self._payloads[last])
-            self._payloads[last], self._times[last] = payload, self._now_us()
-            return
-        self._progress_at.append(len(self._payloads))
-        self._payloads.append(payload)
-        self._times.append(self._now_us())
-        self._size += len(payload)
-        if len(self._payloads) >= RUN_CHUNKS_MAX or self._size >= RUN_BYTES_MAX:
+        if self._batch.progress(payload, time_us):
             self._send()
         else:
             self._send_soon()
+
+    def _notice(self) -> None:
+        """From the generator's thread: it has yielded something."""
+        self._loop.call_soon_threadsafe(self._send_now)
 
     def _send_soon(self) -> None:
         if not self._scheduled:
@@ -266,88 +278,81 @@ class Execution:
 
     def _send_now(self) -> None:
         self._scheduled = False
+        if self._puller is not None:
+            self._take_pulled(self._puller.items)
         self._send()
 
+    def _take_pulled(self, items: "deque[Yielded | Reported]") -> None:
+        """As many as there is credit for."""
+        batch = self._batch
+        while items and self._credit > 0 and not self._crowded:
+            item = items.popleft()
+            if isinstance(item, Yielded):
+                batch.add(item.payload, item.content_type, item.checkpoint, item.time_us)
+            else:
+                batch.progress(item.payload, item.time_us)
+            if batch.full:
+                self._send()
+
     def _send(self) -> None:
-        """Close the open batch and hand it on. Without credit it holds progress at most, which can wait and be replaced."""
-        payloads = self._payloads
-        if not payloads or self._credit <= 0 or self._ended:
+        """Close the open batch and hand it on. Without credit or room it is small: nothing is put into it but progress,
+        which can wait and be replaced."""
+        if not self._batch.payloads or self._credit <= 0 or self._crowded or self._ended:
             return
-        batch = Batch(
-            self._number,
-            payloads,
-            self._times,
-            self._kinds(),
-            [self._content_types.get(at, "") for at in range(len(payloads))] if self._content_types else [],
-            self._checkpoint,
-            self._covered,
-        )
-        self._credit -= cost(self._size, len(payloads), self._checkpoint)
-        self._payloads, self._times, self._size = [], [], 0
-        self._checkpoint, self._covered = None, 0
-        if self._progress_at:
-            self._progress_at = []
-        if self._content_types:
-            self._content_types = {}
-        self._set_limits()
-        self._outlet.batch(batch)
-
-    def _kinds(self) -> bytes:
-        if not self._progress_at:
-            return b""
-        kinds = bytearray(len(self._payloads))
-        for at in self._progress_at:
-            kinds[at] = _PROGRESS
-        return bytes(kinds)
-
-    def _set_limits(self) -> None:
-        """How large the open batch may become."""
-        self._held = not self._stop and (self._paused or self._credit <= 0)
-        if self._stop:
-            self._count_limit = 0  # every yield is looked at
-        else:
-            self._count_limit = max(1, min(RUN_CHUNKS_MAX, self._credit // CHUNK_COST_MIN))
-            self._size_limit = max(1, min(RUN_BYTES_MAX, self._credit))
+        batch, cost = self._batch.close()
+        self._credit -= cost
+        self._batch.limit(self._credit)
+        self._crowded = not self._outlet.batch(batch)
+        self._hold()
 
     def _stop_at_yield(self) -> None:
         self._stop = True
         self._let_go()
 
+    def _hold(self) -> None:
+        self._held = not self._stop and (self._paused or self._crowded or self._credit <= 0)
+
     def _let_go(self) -> None:
-        self._set_limits()
+        self._hold()
         if not self._held:
             self._released.set()
 
-    async def _go_on(self) -> bool:
+    async def _may_go_on(self) -> bool:
         """Wait at a yield; False if the action must end here."""
         while self._held:
             self._released.clear()
             await self._released.wait()
         return not self._stop
 
-    def _finish(self, task: "asyncio.Task[bool]") -> None:
+    def _finish(self, task: "asyncio.Task[None]") -> None:
         problem = asyncio.CancelledError() if task.cancelled() else task.exception()
         if self._ended:
             return
-        self._send()
+        self._crowded = False  # what is left is small, and the last
+        self._send_now()
         self._ended = True
-        self._outlet.ended(self._number, self._outcome(problem, task))
+        self._outlet.ended(self._number, self._outcome(problem))
 
-    def _outcome(self, problem: BaseException | None, task: "asyncio.Task[bool]") -> CallOutcome:
+    def _outcome(self, problem: BaseException | None) -> CallOutcome:
         asked = self._asked()
         if problem is None:
-            stopped = task.result() or self.token.is_cancelled or self._interrupted
+            stopped = self._at_yield or self.token.is_cancelled or self._interrupted
             return CallOutcome(ending=asked if stopped and asked else Ending.COMPLETED)
-        if asked is not None and (self._interrupted or isinstance(problem, asyncio.CancelledError)):
-            return CallOutcome(ending=asked)  # whatever it raised when it was cancelled, it stopped because of that
-        if isinstance(problem, asyncio.CancelledError):
+        cancelled = isinstance(problem, asyncio.CancelledError)
+        if asked is not None and (self._at_yield or self._interrupted or cancelled):
+            if not cancelled:  # it stopped because it was asked to, and stumbled on its way out
+                self._log_failure(problem)
+            return CallOutcome(ending=asked)
+        if cancelled:
             problem = PluginFailed("raised CancelledError although nothing asked it to stop")
         kind = classify(problem)
         if kind is ErrorClass.PLUGIN_BUG:
-            _log.warning("%s.%s raised", self._call.plugin, self._call.action, exc_info=problem)
-        return CallOutcome(
-            ending=Ending.FAILED, error=error_of(problem, self._call.plugin, self._call.action), error_class=kind
-        )
+            self._log_failure(problem)
+        error = error_of(problem, self._call.plugin, self._call.action)
+        return CallOutcome(ending=Ending.FAILED, error=error, error_class=kind)
+
+    def _log_failure(self, problem: BaseException) -> None:
+        _log.warning("%s.%s raised", self._call.plugin, self._call.action, exc_info=problem)
 
     def _asked(self) -> Ending | None:
         """How the call ends if it ends because of what was asked of it."""
@@ -364,7 +369,7 @@ def error_of(problem: BaseException, plugin: str, action: str) -> dict[str, Any]
     if not isinstance(problem, ApexError):
         problem = PluginFailed(describe_failure(problem), where=f"{plugin}.{action}")
     given: dict[str, Any] = problem.as_dict()
-    fields = {name: _shortened(str(given[name])) for name in ("code", "message", "where", "hint") if given.get(name)}
+    fields = {name: shortened(str(given[name])) for name in ("code", "message", "where", "hint") if given.get(name)}
     patience = given.get("retry_after_s")
     return fields if not isinstance(patience, int | float) else {**fields, "retry_after_s": _seconds(patience)}
 
@@ -373,9 +378,11 @@ def _seconds(time_s: float) -> float:
     return min(max(0.0, time_s), PATIENCE_S_MAX) if math.isfinite(time_s) else PATIENCE_S_MAX
 
 
-def _shortened(text: str) -> str:
-    text = text.encode("utf-8", "replace").decode()  # lone surrogates of file names cannot be sent
-    return text if len(text) <= TEXT_CHARS_MAX else text[: TEXT_CHARS_MAX - 1] + "…"
+def _runs_in(loop: asyncio.AbstractEventLoop) -> bool:
+    try:
+        return asyncio.get_running_loop() is loop
+    except RuntimeError:
+        return False
 
 
 def _params(call: Call) -> dict[str, Any]:

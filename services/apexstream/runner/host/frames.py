@@ -199,6 +199,12 @@ to_child_decoder: Final[msgspec.msgpack.Decoder[ToChild]] = msgspec.msgpack.Deco
 from_child_decoder: Final[msgspec.msgpack.Decoder[FromChild]] = msgspec.msgpack.Decoder(FromChild)
 
 
+def shortened(text: str) -> str:
+    """``text`` as it may be sent: of bounded length, without the lone surrogates that odd file names bring."""
+    text = text.encode("utf-8", "replace").decode()
+    return text if len(text) <= TEXT_CHARS_MAX else text[: TEXT_CHARS_MAX - 1] + "…"
+
+
 def cost(payload_bytes: int, count: int, checkpoint: bytes | None) -> int:
     """Bytes of credit that a batch uses up: what is held for it until the log has taken it."""
     return max(payload_bytes, CHUNK_COST_MIN * count) + len(checkpoint or b"")

@@ -12,7 +12,7 @@ from typing import Any
 
 import structlog
 
-from apexstream.core.errors import PluginFailed
+from apexstream.core.errors import PluginFailed, Unavailable
 from apexstream.core.options import ErrorClass
 from apexstream.runner.host.confinement import Confinement, Patience
 from apexstream.runner.host.frames import Described, Frame
@@ -47,6 +47,7 @@ class Life:
         self._confinement = confinement
         self._patience = patience
         self._link = Link(self._on_broken)
+        self._link.closed.add_done_callback(self._on_closed)
         self._process: asyncio.subprocess.Process
         self._output: Output
         self._count = 0
@@ -54,6 +55,7 @@ class Life:
         self._over = False
         self._guilty = False  # whether the plugin's code made it end
         self._killer: asyncio.TimerHandle | None = None
+        self._closer: asyncio.TimerHandle | None = None
 
     @property
     def pid(self) -> int:
@@ -71,8 +73,8 @@ class Life:
         return self._link.unanswered > 1, len(self._link.calls)
 
     async def start(self) -> Described:
-        """Spawn the process, and return what it says it is. Raises :class:`PluginFailed` if it ends or takes too long; it
-        is ended for sure then."""
+        """Spawn the process, and return what it says it is. Raises :class:`PluginFailed` if it ends or takes too long, and
+        :class:`Unavailable` if it was killed from outside; it has ended for sure then."""
         ours, theirs = socket.socketpair()
         self._output, writing = await capture(self._identity.plugin, time.monotonic)
         try:
@@ -158,13 +160,16 @@ class Life:
         if not heard:
             self._end_at_once(f"did not load within {timeout_s:g} s")
         status = await self._until_ended()
-        raise PluginFailed(f"its process {self._why or _told(status)} while it loaded", where=self._identity.plugin)
+        by_force = not self._why and status in _BY_FORCE
+        failure = Unavailable if by_force else PluginFailed
+        raise failure(f"its process {self._why or _told(status)} while it loaded", where=self._identity.plugin)
 
     async def _until_ended(self) -> int:
         status = await self._process.wait()
         self._over = True
-        if self._killer is not None:
-            self._killer.cancel()
+        for timer in (self._killer, self._closer):
+            if timer is not None:
+                timer.cancel()
         _signal_group(self.pid, signal.SIGKILL)  # what it started and left behind
         await asyncio.wait({self._link.closed, self._output.closed}, timeout=DRAIN_TIMEOUT_S)
         self._link.close()
@@ -205,6 +210,13 @@ class Life:
         self._guilty = True
         _log.error("a plugin process broke a rule", plugin=self._identity.plugin, pid=self.pid, reason=reason)
         self._end_at_once(f"{reason} and was killed")
+
+    def _on_closed(self, _: "asyncio.Future[None]") -> None:
+        """A process that closes its socket is about to end. If it does not, nobody could reach it any more."""
+        if not self._over:
+            self._closer = asyncio.get_running_loop().call_later(
+                self._patience.term_grace_s, self._end_at_once, "closed its socket and was killed"
+            )
 
     def _end_at_once(self, reason: str) -> None:
         self._why = self._why or reason

@@ -89,14 +89,15 @@ class LocalCall:
         outcome = CallOutcome(ending=Ending.LOST, error=problem.as_dict(), error_class=ErrorClass.RESOURCE)
         asyncio.get_running_loop().call_soon(self.ended, 0, outcome)
 
-    def stopped(self) -> "asyncio.Future[bool]":
+    def stopped(self) -> "asyncio.Future[None]":
         """Done once the action's code runs no more."""
         return self._execution.task
 
-    def batch(self, batch: Batch) -> None:
+    def batch(self, batch: Batch) -> bool:
         """What the execution yields."""
         if not self._receiver.batch(batch, batch.payload_bytes):
             self._execution.interrupt()
+        return True
 
     def ended(self, number: int, outcome: CallOutcome) -> None:  # noqa: ARG002 - a process has many, this is one
         """The execution is over."""

@@ -9,6 +9,7 @@ import structlog
 LINE_BYTES_MAX = 4_000
 LINES_A_SECOND_MAX = 100.0
 LINES_AT_ONCE_MAX = 500.0
+PAUSE_S = 0.1  # between two readings of a pipe that brings more than may be logged
 
 _log = structlog.get_logger(__name__)
 
@@ -16,7 +17,7 @@ _log = structlog.get_logger(__name__)
 class Output(asyncio.Protocol):
     """Reads the pipe that is a plugin process' standard output and error."""
 
-    _transport: asyncio.BaseTransport
+    _transport: asyncio.ReadTransport
 
     def __init__(self, plugin: str, monotonic: Callable[[], float]) -> None:
         self.pid = 0
@@ -30,7 +31,7 @@ class Output(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """The loop reads the pipe."""
-        self._transport = transport
+        self._transport = transport  # type: ignore[assignment]  # of a pipe's reading end
 
     def data_received(self, data: bytes) -> None:
         """Log the lines that are complete, and cut those that do not end."""
@@ -41,6 +42,9 @@ class Output(asyncio.Protocol):
             self._show(rest)
             rest = b""
         self._line = rest
+        if self._allowed < 1:  # whoever prints so much is slowed down rather than read for nothing
+            self._transport.pause_reading()
+            asyncio.get_running_loop().call_later(PAUSE_S, self._go_on)
 
     def connection_lost(self, problem: Exception | None) -> None:  # noqa: ARG002 - the process has ended, others see how
         """Log what came last."""
@@ -53,6 +57,10 @@ class Output(asyncio.Protocol):
     def close(self) -> None:
         """Read no more."""
         self._transport.close()
+
+    def _go_on(self) -> None:
+        if not self._transport.is_closing():
+            self._transport.resume_reading()
 
     def _show(self, line: bytes) -> None:
         now_s = self._monotonic()

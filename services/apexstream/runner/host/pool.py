@@ -21,9 +21,8 @@ class Pool:
     def __init__(self, identity: Identity, size: int, confinement: Confinement, patience: Patience) -> None:
         self.broken = ""
         self.offers: tuple[Offer, ...] = ()
-        self.known = asyncio.Event()  # whether the first process has said what the plugin is, or failed to
+        self._heard = [asyncio.Event() for _ in range(size)]  # of each process what the plugin is, or that it failed
         self._identity = identity
-        self._size = size
         self._confinement = confinement
         self._patience = patience
         self._ready: list[Life] = []
@@ -34,7 +33,12 @@ class Pool:
     def open(self) -> None:
         """Start the processes and keep them running."""
         name = self._identity.plugin
-        self._keepers = [asyncio.create_task(self._keep(), name=f"plugin {name}") for _ in range(self._size)]
+        self._keepers = [asyncio.create_task(self._keep(heard), name=f"plugin {name}") for heard in self._heard]
+
+    async def known(self) -> None:
+        """Return once each process is ready, or has failed once."""
+        for heard in self._heard:
+            await heard.wait()
 
     async def close(self) -> None:
         """End the processes; their calls are lost."""
@@ -65,39 +69,45 @@ class Pool:
         """Of the processes that are ready."""
         return [life.pid for life in self._ready]
 
-    async def _keep(self) -> None:
+    async def _keep(self, heard: asyncio.Event) -> None:
         failures = 0
         while True:
-            born_s = time.monotonic()
+            loaded, born_s = False, time.monotonic()
             try:
-                await self._live()
+                loaded = await self._live(heard)
             except Exception:  # a defect of ours; the plugin must have a process all the same
                 _log.exception("a plugin process could not be kept", plugin=self._identity.plugin)
-            failures = 1 if time.monotonic() - born_s >= self._patience.stable_s else failures + 1
-            await asyncio.sleep(self._patience.restart_after_s(failures))
+            heard.set()
+            stable = loaded and time.monotonic() - born_s >= self._patience.stable_s
+            failures = 1 if stable else failures + 1
+            await asyncio.sleep(self._patience.restart_after_s(failures, loaded=loaded))
 
-    async def _live(self) -> None:
-        """One life of one process."""
+    async def _live(self, heard: asyncio.Event) -> bool:
+        """One life of one process: whether the plugin could be loaded. ``heard`` is set as soon as that is known."""
         life = Life(self._identity, self._confinement, self._patience)
         try:
             described = await life.start()
         except PluginFailed as problem:
             self._mark_broken(problem.what)
-            return
-        except OSError as problem:  # too many processes or descriptors: this machine's trouble, not the plugin's
+            return False
+        except (
+            Unavailable,
+            OSError,
+        ) as problem:  # killed, or too many processes: not the plugin's doing; its calls wait
             _log.error("could not start a plugin process", plugin=self._identity.plugin, error=str(problem))
-            self.known.set()
-            return
+            return False
         try:
             if described.broken:
                 self._mark_broken(described.broken)
             else:
                 self._welcome(life)
+            heard.set()
             await life.run()
         finally:
             if life in self._ready:
                 self._ready.remove(life)
             await life.close()
+        return not described.broken
 
     def _welcome(self, life: Life) -> None:
         plugin = self._identity.plugin
@@ -107,7 +117,6 @@ class Pool:
         )
         self._ready.append(life)
         life.hold(self._full)
-        self.known.set()
         waiting, self._waiting = self._waiting, {}
         for call, timer in waiting.items():
             timer.cancel()
@@ -120,7 +129,6 @@ class Pool:
         if not self._ready:
             self.broken = reason
             self._refuse_waiting(self._why_broken(), ErrorClass.PLUGIN_BUG)
-        self.known.set()
 
     def _refuse_waiting(self, problem: ApexError, error_class: ErrorClass) -> None:
         waiting, self._waiting = self._waiting, {}

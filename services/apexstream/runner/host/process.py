@@ -57,12 +57,20 @@ class ProcessHost:
         """Start the processes, and return once each plugin is loaded or known to be broken."""
         for pool in self._pools.values():
             pool.open()
-        await asyncio.gather(*(pool.known.wait() for pool in self._pools.values()))
+        try:
+            await asyncio.gather(*(pool.known() for pool in self._pools.values()))
+        except asyncio.CancelledError:
+            await self.close()
+            raise
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, problem: BaseException | None, trace: TracebackType | None
     ) -> None:
+        """See :meth:`close`."""
+        await self.close()
+
+    async def close(self) -> None:
         """End all processes; calls that still run are lost."""
         await asyncio.gather(*(pool.close() for pool in self._pools.values()))
 
