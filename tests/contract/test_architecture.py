@@ -13,7 +13,7 @@ LINT = Path(sys.executable).with_name("lint-imports")
 
 
 def lint(root: Path) -> subprocess.CompletedProcess[str]:
-    paths = [str(root / "services"), str(root / "plugins/apexstream-plugin-corpus/src")]
+    paths = [str(root / "services"), *(str(plugin / "src") for plugin in sorted((root / "plugins").iterdir()))]
     environ = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "COLUMNS": "200"}
     return subprocess.run(
         [LINT, "--no-cache", "--config", str(root / "pyproject.toml")],
@@ -47,7 +47,7 @@ def test_the_import_contracts_hold():
     ],
 )
 def test_a_planted_violation_is_found(tmp_path: Path, file: str, line: str, contract: str):
-    for folder in ("services/apexstream", "plugins/apexstream-plugin-corpus/src"):
+    for folder in ("services/apexstream", "plugins"):
         shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__", "page"))
     shutil.copy(ROOT / "pyproject.toml", tmp_path)
     planted = tmp_path / file
