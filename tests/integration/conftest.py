@@ -12,6 +12,7 @@ import msgspec
 import pytest_asyncio
 import websockets
 
+import apexstream.archiver.build
 import apexstream.dispatcher.build
 import apexstream.gateway.build
 import apexstream.runner.build
@@ -19,7 +20,7 @@ from apexstream.contracts.catalogue import load_catalogue
 from apexstream.log import admin
 from apexstream.runtime.settings import Settings
 
-SERVICES = (apexstream.gateway.build, apexstream.dispatcher.build, apexstream.runner.build)
+SERVICES = (apexstream.gateway.build, apexstream.dispatcher.build, apexstream.runner.build, apexstream.archiver.build)
 DEADLINE_S = 30
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "support" / "plugins"))  # found like installed plugins

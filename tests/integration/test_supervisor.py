@@ -129,7 +129,7 @@ async def test_everything_serves_once_it_says_so_and_stops_in_order(kafka: str, 
     platform.process.terminate()
     status, out, err = platform.end()
 
-    assert set(pids) == {"gateway", "dispatcher", "runner"}
+    assert set(pids) == {"gateway", "dispatcher", "runner", "archiver"}
     assert running.bootstrap_servers == kafka
     assert [frame.data["i"] for frame in frames if isinstance(frame, Update)] == [0, 1, 2]
     assert isinstance(frames[-1], Complete)
@@ -233,7 +233,7 @@ def test_when_the_supervisor_is_killed_everything_dies_with_it(up: Callable[...,
     platform.process.kill()
     platform.end()
 
-    assert set(pids) == {"gateway", "dispatcher", "runner", "broker"}
+    assert set(pids) == {"gateway", "dispatcher", "runner", "archiver", "broker"}
     for pid in pids.values():
         eventually(lambda pid=pid: gone(pid))
     assert find_running(platform.home) is None

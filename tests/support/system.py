@@ -19,7 +19,7 @@ from apexstream.runtime.settings import Settings
 
 PLUGINS = Path(__file__).with_name("plugins")
 START_TIMEOUT_S = 60
-ALL = ("gateway", "dispatcher", "runner")
+ALL = ("gateway", "dispatcher", "runner", "archiver")
 
 
 @asynccontextmanager

@@ -64,7 +64,7 @@ def up_command(
         bool, typer.Option("--timings", help="Write how long each phase took to stderr, as JSON.")
     ] = False,
 ) -> None:
-    """Start everything on this machine: broker, topics, gateway, dispatcher, runner. Ctrl-C stops it in order."""
+    """Start everything on this machine: broker, topics, gateway, dispatcher, runner, archiver. Ctrl-C stops it in order."""
     from apexstream.cli.plan import FirstRun, Plan
     from apexstream.cli.up import up
 
@@ -78,7 +78,7 @@ def up_command(
 
 @app.command("serve")
 def serve_command(
-    service: Annotated[Literal["gateway", "dispatcher", "runner"], typer.Argument(help="Which one.")],
+    service: Annotated[Literal["gateway", "dispatcher", "runner", "archiver"], typer.Argument(help="Which one.")],
     supervisor_fd: Annotated[int | None, typer.Option("--supervisor-fd", hidden=True)] = None,
 ) -> None:
     """Run one service in this process, until SIGTERM or Ctrl-C. Containers and `apexstream up` use it."""

@@ -15,7 +15,7 @@ from apexstream.runtime.lifecycle import ABANDON_GRACE_S, Serve, run_service
 from apexstream.runtime.logs import configure_logs
 from apexstream.runtime.settings import Settings, load_settings
 
-SERVICES = ("gateway", "dispatcher", "runner")
+SERVICES = ("gateway", "dispatcher", "runner", "archiver")
 
 
 def serve(service: str, supervisor_fd: int | None) -> ExitCode:

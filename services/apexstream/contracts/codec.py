@@ -21,12 +21,15 @@ from apexstream.contracts.schemas import Schema, Schemas, load_schemas
 from apexstream.core.chunk import FROM_UNKNOWN, HASH_BYTES, RUN_CHUNKS_MAX, Chunk, ChunkRun, Kind
 from apexstream.core.errors import ChunkDecodeError, InvalidConfiguration, InvalidRequest
 from apexstream.core.events import (
+    ArchiveProgress,
     Assignment,
     ControlCommand,
     DeadLetter,
     Event,
     RunnerState,
     Segment,
+    SegmentChunks,
+    SegmentPage,
     StreamState,
     TaskEvent,
     TaskSubmitted,
@@ -43,7 +46,10 @@ SUBJECTS: Final[Mapping[type[Event], str]] = {
     ControlCommand: "control-command",
     DeadLetter: "dead-letter",
     Segment: "segment",
+    SegmentChunks: "segment-chunks",
+    SegmentPage: "segment-page",
     StreamState: "stream-state",
+    ArchiveProgress: "archive-progress",
 }
 _SINGLE_OBJECT = b"\xc3\x01"
 _CONFLUENT = b"\x00"

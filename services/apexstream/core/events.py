@@ -139,33 +139,69 @@ class StreamStatus(StrEnum):
 
 
 class SegmentRef(Event, frozen=True, kw_only=True):
-    """Where a segment, or an index page of segments, lies in the stream's partition of ``apex.segments``."""
+    """Where a segment, or an index page of segments, lies in the stream's partition of ``apex.segments``.
+
+    ``count`` chunks from ``first_seq`` on are the stream's; a segment may hold more that a rewind took back.
+    """
 
     offset: int
     number: int
     first_seq: int
     count: int
-    size_bytes: int
+    size_bytes: int  # of the record's value
     index: bool = False
 
 
 class Segment(Event, frozen=True, kw_only=True):
-    """A sealed run of consecutive chunks after the fold, or an index page. Keyed ``stream_id/number``."""
+    """A sealed run of consecutive chunks after the fold, or an index page. Keyed ``stream_id/number``.
+
+    ``data`` is the zstd-compressed value of a :class:`SegmentChunks`, or with ``index`` of a :class:`SegmentPage`;
+    ``raw_bytes`` is its size before compression, ``digest`` the SHA-256 of ``data``.
+    """
 
     stream_id: str
-    number: int
+    number: int  # unique in the partition: the archiver's epoch in the high bits, its count of segments in the low 40
     first_seq: int
     count: int
     index: bool
+    raw_bytes: int
     data: bytes
     digest: bytes
 
 
+class SegmentChunks(Event, frozen=True, kw_only=True):
+    """The chunks of a segment by column, which compresses better and is read without an object a chunk."""
+
+    kinds: bytes  # core.chunk.Kind, a byte each
+    sizes: bytes  # of the payloads, 4 bytes each, little-endian
+    times: bytes  # event time in µs less that of the chunk before, 8 bytes each, little-endian, signed
+    content_types: tuple[str, ...]  # all that occur
+    content_type_of: bytes  # position in content_types, a byte each
+    payloads: bytes  # one after the other
+
+
+class SegmentPage(Event, frozen=True, kw_only=True):
+    """Positions of consecutive segments, or of pages of them, of a stream that has very many."""
+
+    segments: tuple[SegmentRef, ...]
+
+
+class ClaimSaid(Event, frozen=True, kw_only=True):
+    """What the claim of an attempt said: JSON with its wrapped data key, its task's retention."""
+
+    attempt: int
+    payload: bytes
+
+
 class StreamState(Event, frozen=True, kw_only=True):
-    """The fold's state of a stream at ``offset`` of its chunk partition, and where its content is sealed."""
+    """The fold's state of a stream at ``offset`` of its chunk partition, and where its content is sealed.
+
+    ``segments`` hold exactly the chunks before ``next_seq``. On ``apex.streams``, keyed by ``stream_id``.
+    """
 
     stream_id: str
     status: StreamStatus
+    epoch: int  # of the archiver that wrote it; does not count after a claim with a higher one
     offset: int
     attempt: int
     writer: str
@@ -177,6 +213,11 @@ class StreamState(Event, frozen=True, kw_only=True):
     checkpoint_seq: int
     checkpoint_hash: bytes
     checkpoint_data_count: int
+    checkpoint_attempt: int
+    claims: tuple[ClaimSaid, ...]
+    rewinds: int  # how often the stream was rewound …
+    rewound_to: int  # … the lowest seq it went back to …
+    rewound_from: int  # … and the highest one it went back from: who has read less or more has nothing to forget
     segments: tuple[SegmentRef, ...]
     payload_bytes: int
     created_us: int
@@ -184,3 +225,20 @@ class StreamState(Event, frozen=True, kw_only=True):
     ended_us: int
     expires_us: int
     options: bytes = b""
+
+
+class ArchiveProgress(Event, frozen=True, kw_only=True):
+    """How far an archiver is with a partition. The first one of an ``epoch`` claims the partition for ``archiver``.
+
+    On the same partition of ``apex.streams``, keyed ``!<partition>``. Everything of ``apex.chunks`` before ``sealed_to``
+    is in the states before this record; every record of ``apex.segments`` before ``segments_to`` is referred to or has
+    a tombstone; commands of ``apex.control`` before ``control_to`` are obeyed.
+    """
+
+    partition: int
+    epoch: int
+    archiver: str
+    sealed_to: int
+    segments_to: int
+    control_to: int
+    at_us: int

@@ -21,8 +21,12 @@ from apexstream.gateway.app import Gateway
 from apexstream.gateway.frames import COMMAND_BYTES_MAX
 from apexstream.gateway.hub import Hub
 from apexstream.gateway.registry import Registry
+from apexstream.gateway.replay import Replays
 from apexstream.gateway.viewer import FrameSocket
+from apexstream.log.cipher import local_keys
 from apexstream.log.fetcher import LogReader, Partition
+from apexstream.log.index import StreamIndex
+from apexstream.log.segments import SegmentReader
 from apexstream.log.tails import Tails
 from apexstream.log.view import View
 from apexstream.log.writer import Writer
@@ -40,7 +44,7 @@ async def serve(settings: Settings, *, ready: Callable[[str], None], stop: async
     """Serve until ``stop``; ``ready`` is called with the base URL once tasks are taken and streams are relayed."""
     listener = listen(settings.host, settings.port)
     clock, codec, bootstrap = SystemClock(), Codec(), settings.bootstrap_servers
-    name = settings.instance_name("gateway")
+    name, keys = settings.instance_name("gateway"), local_keys(settings)
     topics = {
         topic: settings.topic(topic)
         for topic in (*(f"tasks.{tier}" for tier in Tier), "control", "task-events", "chunks", "dead-letters")
@@ -50,7 +54,15 @@ async def serve(settings: Settings, *, ready: Callable[[str], None], stop: async
         LogReader(bootstrap, client_id=f"{name}-view") as views,
         LogReader(bootstrap, client_id=f"{name}-tail") as tails,
         LogReader(bootstrap, client_id=f"{name}-scan") as scans,
+        LogReader(bootstrap, client_id=f"{name}-streams") as states,
+        StreamIndex(
+            states,
+            settings.topic("streams"),
+            codec,
+            lambda stream_id: hub.gone(stream_id),  # noqa: PLW0108 - the hub is made below
+        ) as index,
     ):
+        await scans.partitions(settings.topic("segments"))
         await writer.prepare(*topics.values())
         await scans.partitions(topics["chunks"])
         await tails.partitions(topics["chunks"])
@@ -61,6 +73,10 @@ async def serve(settings: Settings, *, ready: Callable[[str], None], stop: async
             codec,
             partition_of=lambda stream_id: _partition(writer, topics["chunks"], stream_id),
             since_ms=registry.since_ms,
+            index=index,
+            replays=Replays(SegmentReader(scans, settings.topic("segments"), codec), keys),
+            keys=keys,
+            now_us=clock.now_us,
         )
         view = await View.open(
             views,
@@ -78,7 +94,7 @@ async def serve(settings: Settings, *, ready: Callable[[str], None], stop: async
         def is_ready() -> str:
             if not writer.healthy:
                 return "Kafka does not answer"
-            return "" if view.caught_up.is_set() else "still reading what happened before"
+            return "" if view.caught_up.is_set() and index.caught_up.is_set() else "still reading what happened before"
 
         gateway = Gateway(
             registry=registry,
@@ -93,6 +109,7 @@ async def serve(settings: Settings, *, ready: Callable[[str], None], stop: async
 
         async def web() -> None:
             await view.caught_up.wait()
+            await index.caught_up.wait()
             serving = asyncio.create_task(server.serve(sockets=[listener]), name="uvicorn")
             try:
                 await server.listening.wait()
@@ -102,7 +119,7 @@ async def serve(settings: Settings, *, ready: Callable[[str], None], stop: async
                 server.should_exit = True
                 await serving
 
-        await run_until(stop, view.run(), hub.run(), web())
+        await run_until(stop, view.run(), index.run(), hub.run(), web())
 
 
 def listen(host: str, port: int) -> socket.socket:

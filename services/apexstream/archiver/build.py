@@ -1,0 +1,96 @@
+"""Builds an archiver from settings; the only place of this service that constructs adapters."""
+
+import asyncio
+import os
+from collections.abc import Callable
+
+from apexstream.archiver.claim import Archive
+from apexstream.archiver.partition import Held, Limits, PartitionArchive
+from apexstream.archiver.service import Archiver
+from apexstream.contracts.codec import Codec
+from apexstream.core.errors import InvalidConfiguration
+from apexstream.core.ids import new_id
+from apexstream.log.cipher import local_keys
+from apexstream.log.fetcher import LogReader
+from apexstream.log.group import GroupReader
+from apexstream.log.index import StreamIndex
+from apexstream.log.segments import SegmentReader
+from apexstream.log.trim import delete_before
+from apexstream.log.writer import Writer
+from apexstream.runtime.clock import SystemClock
+from apexstream.runtime.settings import Settings
+from apexstream.runtime.supervise import run_until
+
+
+async def serve(settings: Settings, *, ready: Callable[[str], None], stop: asyncio.Event) -> None:
+    """Archive until ``stop``; ``ready`` is called once all states are known and this member has joined the group."""
+    clock, codec, bootstrap = SystemClock(), Codec(), settings.bootstrap_servers
+    name = settings.instance_name("archiver")
+    chunks, segments, streams, control = (
+        settings.topic(topic) for topic in ("chunks", "segments", "streams", "control")
+    )
+    limits = Limits(
+        seal_after_s=settings.seal_after_s,
+        default_ttl_s=settings.stream_ttl_s,
+        trim_after_s=settings.trim_after_s,
+        memory_bytes=settings.archiver_memory_mb << 20,
+    )
+    held = Held()
+    async with (
+        Writer(bootstrap, client_id=name, timeout_s=settings.append_timeout_s) as writer,
+        LogReader(bootstrap, client_id=f"{name}-view") as views,
+        LogReader(bootstrap, client_id=f"{name}-read") as reads,
+        StreamIndex(views, streams, codec) as index,
+    ):
+        await _check_alike(reads, chunks, segments, streams, control)
+        archive = Archive(
+            # One process, one life: an archiver that restarts under the same name makes claims of its own.
+            name=f"{name}.{new_id(clock.now_us() // 1000, os.urandom(10))[-10:]}",
+            chunks=chunks,
+            segments=segments,
+            streams=streams,
+            control=control,
+            codec=codec,
+            clock=clock,
+            writer=writer,
+            reader=reads,
+            segment_reader=SegmentReader(reads, segments, codec),
+            index=index,
+            keys=local_keys(settings),
+        )
+
+        async def trim(partition: int, offset: int) -> None:
+            await delete_before(bootstrap, {(chunks, partition): offset}, client_id=f"{name}-trim")
+
+        def make_partition(number: int) -> PartitionArchive:
+            return PartitionArchive(number, archive, limits, held, trim=trim, on_sealed=archiver.on_sealed)
+
+        archiver = Archiver(chunks, make_partition)
+        group = GroupReader(
+            bootstrap,
+            [chunks],
+            group=f"{settings.topic_prefix}archivers",
+            client_id=name,
+            on_assigned=archiver.on_assigned,
+            on_revoked=archiver.on_revoked,
+        )
+        archiver.join(group)
+
+        async def work() -> None:
+            await index.caught_up.wait()
+            async with group:
+                ready(name)
+                await archiver.run()
+
+        await run_until(stop, index.run(), work())
+
+
+async def _check_alike(reader: LogReader, *topics: str) -> None:
+    """A stream's chunks, segments, state and commands must lie in partitions of the same number."""
+    counts = {topic: len(await reader.partitions(topic)) for topic in topics}
+    if len(set(counts.values())) > 1:
+        raise InvalidConfiguration(
+            f"the topics of streams differ in their number of partitions: {counts}",
+            where="schemas/topics",
+            hint="Give all of them as many as the chunks have; partitions can be added, not taken away",
+        )
