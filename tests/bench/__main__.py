@@ -5,7 +5,7 @@ import sys
 
 import uvloop
 
-BENCHMARKS = ("latency", "throughput")
+BENCHMARKS = ("latency", "throughput", "operators")
 
 
 def main() -> None:

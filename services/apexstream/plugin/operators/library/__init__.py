@@ -1,0 +1,1 @@
+"""Transformations that plugins need again and again: text, CSV, JSON, samples, statistics."""
