@@ -52,6 +52,11 @@ test-container: $(VENV)/dev.stamp page ## The same tests on a container of apach
 test-page: $(VENV)/dev.stamp page ## The page in headless Chromium (chromium and chromium-driver on PATH)
 	$(BIN)/pytest -m page tests/e2e $(ARGS)
 
+.PHONY: faults
+faults: $(VENV)/dev.stamp ## Kill real processes: the named cases, then 200 kills in at most 30 minutes (ARGS)
+	$(BIN)/pytest -m faults tests/faults
+	$(BIN)/python -m tests.faults $(ARGS)
+
 .PHONY: lint
 lint: $(VENV)/dev.stamp ## Style, types, import contracts
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports

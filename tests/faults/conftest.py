@@ -1,0 +1,46 @@
+"""An installation of real processes for one test, on the broker that all tests share or on one that may be killed."""
+
+import random
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.faults.brokers import SomebodysBroker
+from tests.faults.evidence import Job
+from tests.faults.harness import SHORT_SESSIONS, Run, started
+
+TIMEOUT_S = 120.0
+Begin = Callable[..., AbstractAsyncContextManager[Run]]
+
+
+@pytest.fixture
+def begin(kafka: str, topic_prefix: str, tmp_path: Path) -> Begin:
+    """``async with begin() as run``: processes on the shared broker, with topics of this test's own and short sessions."""
+
+    def begin(**more: Any) -> AbstractAsyncContextManager[Run]:
+        settings = {"timeout_s": TIMEOUT_S, "prefix": topic_prefix, **SHORT_SESSIONS, **more}
+        return started(SomebodysBroker(kafka), tmp_path, 1, **settings)
+
+    return begin
+
+
+def steady(count: int, seconds: float, *, per_s: float = 20.0, actions: tuple[str, ...] = ()) -> list[Job]:
+    """``count`` streams that take about ``seconds`` each, of every way to resume in turn."""
+    actions = actions or ("checkpointed", "deterministic", "restart", "persistent")
+    rng = random.Random(count)
+    return [
+        Job(
+            task_id=f"steady-{number}",
+            action=actions[number % len(actions)],
+            plan={
+                "key": f"steady-{number}",
+                "n": int(seconds * per_s) + rng.randint(0, 20),
+                "interval_s": 1 / per_s,
+                "progress_every": rng.choice([0, 0, 7]),
+            },
+            options={"max_attempts": 100},
+        )
+        for number in range(count)
+    ]

@@ -1,0 +1,78 @@
+"""``python -m tests.faults.serve_with_fault <service>``: ``apexstream serve``, hurt on purpose as the environment says.
+
+So the product itself holds no test code. ``FAULT_POINT``: see :mod:`points`. ``FAULT_MUTATION``: see :mod:`mutations`.
+``FAULT_SESSION_MS``: after how much silence the consumer group drops this member. ``FAULT_CLOCK_SKEW_S``: how far this
+process' clock is off. ``FAULT_POLL_MS``: how long the group lets this member be busy.
+"""
+
+import os
+import sys
+import time
+from typing import Any
+
+
+def main() -> None:
+    """Patch what is asked for, then be the service."""
+    for name, install in _HURTS.items():
+        if value := os.environ.get(name):
+            install(value)
+    from apexstream.__main__ import main as serve
+
+    sys.argv = ["apexstream", "serve", *sys.argv[1:]]
+    serve()
+
+
+def _at_point(text: str) -> None:
+    from tests.faults.points import Point, install
+
+    install(Point.parse(text))
+
+
+def _mutated(name: str) -> None:
+    from tests.faults.mutations import MUTATIONS
+
+    MUTATIONS[name]()
+
+
+def _group_setting(**settings: int) -> None:
+    import apexstream.log.group
+
+    make = apexstream.log.group.AIOKafkaConsumer
+
+    def consumer(*args: Any, **named: Any) -> Any:
+        return make(*args, **{**named, **settings})
+
+    apexstream.log.group.AIOKafkaConsumer = consumer
+
+
+def _session(milliseconds: str) -> None:
+    import apexstream.log.group
+
+    apexstream.log.group.STALL_S_MAX = int(milliseconds) / 2000
+    _group_setting(session_timeout_ms=int(milliseconds), heartbeat_interval_ms=int(milliseconds) // 5)
+
+
+def _poll(milliseconds: str) -> None:
+    _group_setting(max_poll_interval_ms=int(milliseconds))
+
+
+def _skewed(seconds: str) -> None:
+    """Every clock that tells the time of day; monotonic ones are not touched, as on a machine whose clock is wrong."""
+    from apexstream.runtime.clock import SystemClock
+
+    skew_s, now, now_ns = float(seconds), time.time, time.time_ns
+    SystemClock.now_us = lambda self: now_ns() // 1000 + int(skew_s * 1e6)  # type: ignore[method-assign]
+    time.time = lambda: now() + skew_s
+    time.time_ns = lambda: now_ns() + int(skew_s * 1e9)
+
+
+_HURTS = {
+    "FAULT_CLOCK_SKEW_S": _skewed,
+    "FAULT_SESSION_MS": _session,
+    "FAULT_POLL_MS": _poll,
+    "FAULT_MUTATION": _mutated,
+    "FAULT_POINT": _at_point,
+}
+
+if __name__ == "__main__":
+    main()
