@@ -79,7 +79,8 @@ class Settings(BaseSettings):
     ] = ""
     plugin_processes: Annotated[int, Field(ge=1, le=64, description="Processes that each other plugin gets.")] = 1
     plugin_memory_mb: Annotated[
-        int, Field(ge=64, le=1_048_576, description="Address space of one plugin process, MiB; past it allocations fail.")
+        int,
+        Field(ge=64, le=1_048_576, description="Address space of one plugin process, MiB; past it allocations fail."),
     ] = 4096
     compression: Annotated[
         Literal["none", "zstd"],
