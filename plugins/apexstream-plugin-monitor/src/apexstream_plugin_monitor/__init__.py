@@ -1,0 +1,1 @@
+"""What a host is doing, as a stream that goes on until it is cancelled."""
