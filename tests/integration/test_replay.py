@@ -355,14 +355,15 @@ async def test_a_viewer_of_an_open_stream_reads_little_of_the_log(kafka: str, to
 async def test_encrypted_streams_are_shown_from_segments_too(
     kafka: str, topic_prefix: str, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from apexstream.log.cipher import AttemptCipher, LocalKeys, claim_payload
+    from apexstream.core.claims import ClaimWords
+    from apexstream.log.cipher import AttemptCipher, LocalKeys, key_words
 
     monkeypatch.setenv("APEX_HOME", str(tmp_path))
     monkeypatch.setenv("APEX_ENCRYPTION", "local")
     keys = LocalKeys(tmp_path / "keys.db")
     author, data_key = Author("hidden"), bytes(range(32))
     cipher = AttemptCipher("hidden", 1, data_key)
-    values = [author.claim(0, claim_payload(keys.wrap("hidden", data_key)))]
+    values = [author.claim(0, ClaimWords(key=key_words(keys.wrap("hidden", data_key))).encode())]
     values += [author.run(cipher.seal(at, numbered(100, at))) for at in (0, 100, 200)]
     values += [author.run(data(b"{}", last=Kind.COMPLETE))]
     async with show(kafka, topic_prefix) as made:

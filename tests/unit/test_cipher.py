@@ -8,8 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from apexstream.core.chunk import Chunk, Kind
+from apexstream.core.claims import ClaimWords
 from apexstream.core.errors import ChunkDecodeError, Erased, InvalidConfiguration
-from apexstream.log.cipher import AttemptCipher, LocalKeys, StreamOpener, claim_payload, claimed_key, sealed_by
+from apexstream.log.cipher import AttemptCipher, LocalKeys, StreamOpener, claimed_key, key_words, sealed_by
 
 KEY = os.urandom(32)
 
@@ -66,7 +67,7 @@ def test_ends_and_plain_chunks_are_left_alone():
 
 def test_a_data_key_comes_back_from_the_claim(tmp_path: Path):
     keys = LocalKeys(tmp_path / "keys.db")
-    payload = claim_payload(keys.wrap("s", KEY))
+    payload = ClaimWords(key=key_words(keys.wrap("s", KEY))).encode()
     assert LocalKeys(tmp_path / "keys.db").unwrap("s", claimed_key(payload)) == KEY
     assert claimed_key(b"") is None
     for junk in (b"{", b'{"key":"%"}', b"[]"):
@@ -109,7 +110,9 @@ def test_a_file_of_keys_that_others_may_read_is_refused(tmp_path: Path):
 
 def test_an_opener_reads_plain_and_sealed_chunks_of_all_attempts(tmp_path: Path):
     keys, other = LocalKeys(tmp_path / "keys.db"), os.urandom(32)
-    claims = [(attempt, claim_payload(keys.wrap("s", key))) for attempt, key in ((1, KEY), (2, other))]
+    claims = [
+        (attempt, ClaimWords(key=key_words(keys.wrap("s", key))).encode()) for attempt, key in ((1, KEY), (2, other))
+    ]
     plain = [Chunk(Kind.DATA, bytes([number]), number) for number in range(3)]
     stored = [
         *AttemptCipher("s", 1, KEY).seal(0, plain[:1]),

@@ -238,7 +238,7 @@ class Tenure:
         """Erase the streams that somebody wants to be forgotten."""
         records = await self._control.next(0)
         commands = [command for record in records if (command := self._command(record)) is not None]
-        await self._end({command.task_id: StreamStatus.ERASED for command in commands})
+        await self._end({command.task_id: (StreamStatus.ERASED, command.tenant) for command in commands})
 
     def _command(self, record: Record) -> ControlCommand | None:
         try:
@@ -252,15 +252,16 @@ class Tenure:
         """Erase streams whose time is over; True if there may be more."""
         now_us = self._archive.clock.now_us()
         expired = self._archive.index.expired(self._number, now_us, EXPIRED_AT_ONCE_MAX)
-        await self._end(dict.fromkeys(expired, StreamStatus.EXPIRED))
+        await self._end(dict.fromkeys(expired, (StreamStatus.EXPIRED, "")))
         return len(expired) == EXPIRED_AT_ONCE_MAX
 
-    async def _end(self, streams: dict[str, StreamStatus]) -> None:
+    async def _end(self, streams: dict[str, tuple[StreamStatus, str]]) -> None:
         for stream_id in streams:
             self._let_go(stream_id)
         if streams:
-            await self._sealer.end(list(streams.items()), self._archive.clock.now_us())
-            _log.info("streams erased", partition=self._number, streams=dict(streams))
+            ends = [(stream_id, status, tenant) for stream_id, (status, tenant) in streams.items()]
+            await self._sealer.end(ends, self._archive.clock.now_us())
+            _log.info("streams erased", partition=self._number, streams=sorted(streams))
 
     async def _restore(self) -> None:
         outranked = self._archive.index.outranked(self._number)

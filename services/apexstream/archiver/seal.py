@@ -33,6 +33,8 @@ _log = structlog.get_logger(__name__)
 
 Append = tuple[bytes, bytes | None]
 """Key and value of a record to be appended; no value: a tombstone."""
+End = tuple[str, StreamStatus, str]
+"""A stream that ends for good, its last status, and whose it is if nothing sealed says so."""
 
 
 @dataclass(slots=True)
@@ -76,10 +78,10 @@ class Sealer:
         for plan in plans:
             plan.stream.written(tuple(plan.segments))
 
-    async def end(self, streams: Iterable[tuple[str, StreamStatus]], at_us: int) -> None:
+    async def end(self, streams: Iterable[End], at_us: int) -> None:
         """Erase everything that is sealed of ``streams``, destroy their keys, and give each its last state."""
-        states = [self._archive.index.get(stream_id) or _unseen(stream_id) for stream_id, _ in streams]
-        statuses = [status for _, status in streams]
+        states = [self._archive.index.get(stream_id) or _unseen(stream_id) for stream_id, _, _ in streams]
+        ends = [(status, tenant) for _, status, tenant in streams]
         numbers = [(state.stream_id, await self._numbers(state.stream_id, state.segments)) for state in states]
         await self._erase((stream_id, number) for stream_id, several in numbers for number in several)
         if self._archive.keys is not None:
@@ -96,8 +98,9 @@ class Sealer:
                 updated_us=at_us,
                 ended_us=state.ended_us or at_us,
                 expires_us=0,
+                tenant=state.tenant or tenant,
             )
-            for state, status in zip(states, statuses, strict=True)
+            for state, (status, tenant) in zip(states, ends, strict=True)
         )
 
     async def restore(self, keys: Iterable[str]) -> None:

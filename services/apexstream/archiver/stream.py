@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 import msgspec
 
 from apexstream.core.chunk import Chunk, ChunkRun, Kind
+from apexstream.core.claims import tenant_of
 from apexstream.core.events import ClaimSaid, SegmentRef, StreamState, StreamStatus
 from apexstream.core.fold import Outcome, StreamFold, Verdict
 from apexstream.log.index import fold_of
@@ -120,6 +121,7 @@ class Snapshot:
             ended_us=ended_us,
             expires_us=0 if fold.closed is None else retention.expires_us(ended_us, default_ttl_s),
             options=msgspec.json.encode(retention),
+            tenant=tenant_of(fold.claims),
         )
 
 

@@ -25,6 +25,7 @@ class TaskSubmitted(Event, frozen=True, kw_only=True):
     tier: Tier
     submitted_us: int
     options: bytes = b""  # JSON of core.options.TaskOptions
+    tenant: str = ""  # whose task and stream this is; empty where nobody has to prove who they are
 
 
 class TaskChange(StrEnum):
@@ -108,6 +109,7 @@ class ControlCommand(Event, frozen=True, kw_only=True):
     verb: ControlVerb
     at_us: int
     reason: str = ""
+    tenant: str = ""
 
 
 class DeadLetter(Event, frozen=True, kw_only=True):
@@ -124,6 +126,7 @@ class DeadLetter(Event, frozen=True, kw_only=True):
     error: bytes
     reason: str
     at_us: int
+    tenant: str = ""
 
 
 class StreamStatus(StrEnum):
@@ -187,7 +190,7 @@ class SegmentPage(Event, frozen=True, kw_only=True):
 
 
 class ClaimSaid(Event, frozen=True, kw_only=True):
-    """What the claim of an attempt said: JSON with its wrapped data key, its task's retention."""
+    """What the claim of an attempt said, see :mod:`apexstream.core.claims`."""
 
     attempt: int
     payload: bytes
@@ -225,6 +228,7 @@ class StreamState(Event, frozen=True, kw_only=True):
     ended_us: int
     expires_us: int
     options: bytes = b""
+    tenant: str = ""  # whose stream this is; stays when the content is gone
 
 
 class ArchiveProgress(Event, frozen=True, kw_only=True):

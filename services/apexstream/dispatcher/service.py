@@ -9,6 +9,7 @@ import structlog
 
 from apexstream.contracts.codec import Codec
 from apexstream.core.chunk import GENESIS, Chunk, Kind
+from apexstream.core.claims import ClaimWords
 from apexstream.core.errors import ChunkDecodeError
 from apexstream.core.events import (
     Assignment,
@@ -187,7 +188,7 @@ class Dispatcher:
         """Cancel a task that never ran: its stream ends, so that whoever waits for it is told."""
         encoder = self._chunks.encoder(task.task_id, 1)
         now = self._clock.now_us()
-        claim, _ = encoder.encode(0, (Chunk(Kind.CLAIM, b"", now),), None, GENESIS)
+        claim, _ = encoder.encode(0, (Chunk(Kind.CLAIM, ClaimWords(tenant=task.tenant).encode(), now),), None, GENESIS)
         receipt = msgspec.json.encode({"reason": reason, "stopped_at_seq": 0, "after_ms": 0})
         end, _ = encoder.encode(0, (Chunk(Kind.CANCELLED, receipt, now),), None, GENESIS)
         await asyncio.gather(self._chunks.append(task.task_id, claim), self._chunks.append(task.task_id, end))

@@ -20,6 +20,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from apexstream.core.chunk import Chunk, Kind
+from apexstream.core.claims import ClaimWords
 from apexstream.core.errors import ChunkDecodeError, Erased, InvalidConfiguration
 from apexstream.runtime.settings import Settings
 
@@ -187,15 +188,9 @@ class StreamOpener:
         return AttemptCipher(self._stream_id, attempt, self._keys.unwrap(self._stream_id, wrapped))
 
 
-class _Claim(msgspec.Struct, omit_defaults=True):
-    """What a claim's payload says (JSON); empty for a stream that is not encrypted."""
-
-    key: str = ""
-
-
-def claim_payload(wrapped_key: bytes) -> bytes:
-    """The payload of the claim of an attempt whose data key is ``wrapped_key``."""
-    return msgspec.json.encode(_Claim(key=base64.b64encode(wrapped_key).decode()))
+def key_words(wrapped_key: bytes) -> str:
+    """A wrapped data key as :class:`ClaimWords` carry it."""
+    return base64.b64encode(wrapped_key).decode()
 
 
 def claimed_key(payload: bytes) -> bytes | None:
@@ -203,7 +198,7 @@ def claimed_key(payload: bytes) -> bytes | None:
     if not payload:
         return None
     try:
-        key = msgspec.json.decode(payload, type=_Claim).key
+        key = msgspec.json.decode(payload, type=ClaimWords).key
         return base64.b64decode(key, validate=True) if key else None
     except (msgspec.DecodeError, binascii.Error):
         raise ChunkDecodeError("bad_logical", "a claim whose payload cannot be read") from None

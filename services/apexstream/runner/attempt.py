@@ -13,11 +13,12 @@ from typing import Any, Protocol
 import msgspec
 
 from apexstream.core.chunk import FROM_UNKNOWN, GENESIS, Chunk, Kind
+from apexstream.core.claims import ClaimWords
 from apexstream.core.errors import ApexError, Unavailable
 from apexstream.core.events import TaskChange, TaskSubmitted
 from apexstream.core.fold import StreamFold
 from apexstream.core.options import ErrorClass, TaskOptions
-from apexstream.log.cipher import KEY_BYTES, SEAL_BYTES, AttemptCipher, KeyProvider, claim_payload, claimed_key
+from apexstream.log.cipher import KEY_BYTES, SEAL_BYTES, AttemptCipher, KeyProvider, claimed_key, key_words
 from apexstream.runner.appender import RunEncoder, StreamAppender
 from apexstream.runner.host.port import ActionHost, Call, CallOutcome, Ending, Resume, RunningCall
 from apexstream.runtime.clock import Clock
@@ -349,12 +350,17 @@ class Attempt:
         await self._appender.flush()
 
     def _claim(self, attempt: int) -> Chunk:
-        """The claim; of an encrypted stream it carries the attempt's new data key, wrapped."""
+        """The claim: whose the stream is, how long it is kept, and if it is encrypted the attempt's new data key, wrapped."""
+        options = self._options
+        words = ClaimWords(key=self._new_key(attempt), tenant=self.task.tenant, ttl_s=options.ttl_s, keep=options.keep)
+        return self._chunk(Kind.CLAIM, words.encode())
+
+    def _new_key(self, attempt: int) -> str:
         if self._keys is None:
-            return self._chunk(Kind.CLAIM, b"")
+            return ""
         data_key = os.urandom(KEY_BYTES)
         self._cipher = AttemptCipher(self.task.task_id, attempt, data_key)
-        return self._chunk(Kind.CLAIM, claim_payload(self._keys.wrap(self.task.task_id, data_key)))
+        return key_words(self._keys.wrap(self.task.task_id, data_key))
 
     def _opened(self, place: Place, fold: StreamFold) -> Place:
         """``place`` with its checkpoint readable for the action."""

@@ -186,6 +186,7 @@ class _Works:
             error=msgspec.json.encode(failed.error),
             reason=reason,
             at_us=self._clock.now_us(),
+            tenant=task.tenant,
         )
         await self._publish_letter(task.task_id, self._codec.encode(letter))
 
