@@ -11,6 +11,7 @@ from apexstream.contracts.codec import Codec
 from apexstream.core.errors import InvalidConfiguration
 from apexstream.core.ids import new_id
 from apexstream.log.cipher import local_keys
+from apexstream.log.connection import connection
 from apexstream.log.fetcher import LogReader
 from apexstream.log.group import GroupReader
 from apexstream.log.index import StreamIndex
@@ -24,7 +25,7 @@ from apexstream.runtime.supervise import run_until
 
 async def serve(settings: Settings, *, ready: Callable[[str], None], stop: asyncio.Event) -> None:
     """Archive until ``stop``; ``ready`` is called once all states are known and this member has joined the group."""
-    clock, codec, bootstrap = SystemClock(), Codec(), settings.bootstrap_servers
+    clock, codec, kafka = SystemClock(), Codec(), connection(settings)
     name = settings.instance_name("archiver")
     chunks, segments, streams, control = (
         settings.topic(topic) for topic in ("chunks", "segments", "streams", "control")
@@ -37,9 +38,9 @@ async def serve(settings: Settings, *, ready: Callable[[str], None], stop: async
     )
     held = Held()
     async with (
-        Writer(bootstrap, client_id=name, timeout_s=settings.append_timeout_s) as writer,
-        LogReader(bootstrap, client_id=f"{name}-view") as views,
-        LogReader(bootstrap, client_id=f"{name}-read") as reads,
+        Writer(kafka, client_id=name, timeout_s=settings.append_timeout_s) as writer,
+        LogReader(kafka, client_id=f"{name}-view") as views,
+        LogReader(kafka, client_id=f"{name}-read") as reads,
         StreamIndex(views, streams, codec) as index,
     ):
         await _check_alike(reads, chunks, segments, streams, control)
@@ -60,14 +61,14 @@ async def serve(settings: Settings, *, ready: Callable[[str], None], stop: async
         )
 
         async def trim(partition: int, offset: int) -> None:
-            await delete_before(bootstrap, {(chunks, partition): offset}, client_id=f"{name}-trim")
+            await delete_before(kafka, {(chunks, partition): offset}, client_id=f"{name}-trim")
 
         def make_partition(number: int) -> PartitionArchive:
             return PartitionArchive(number, archive, limits, held, trim=trim, on_sealed=archiver.on_sealed)
 
         archiver = Archiver(chunks, make_partition)
         group = GroupReader(
-            bootstrap,
+            kafka,
             [chunks],
             group=f"{settings.topic_prefix}archivers",
             client_id=name,

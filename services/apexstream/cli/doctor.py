@@ -13,7 +13,7 @@ from pathlib import Path
 
 from apexstream.cli.exits import ExitCode
 from apexstream.cli.output import printable, write_data, write_json
-from apexstream.cli.running import Running, find_running, gateway_url, kafka_servers
+from apexstream.cli.running import Running, find_running, gateway_url, kafka_cluster, kafka_servers
 from apexstream.runtime.settings import Settings, load_settings
 
 PYTHON_MIN = (3, 11)
@@ -180,7 +180,7 @@ def check_topics(settings: Settings) -> Check:
 
     try:
         topics = declared_topics(settings)
-        changes = asyncio.run(diff(topics, kafka_servers(settings), settings.replication, timeout_s=KAFKA_TIMEOUT_S))
+        changes = asyncio.run(diff(topics, kafka_cluster(settings), settings.replication, timeout_s=KAFKA_TIMEOUT_S))
     except Unavailable:
         return Check("topics", Status.WARN, "not looked at: Kafka does not answer")
     except ApexError as problem:

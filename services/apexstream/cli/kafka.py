@@ -6,7 +6,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import structlog
 
 from apexstream.cli.restarts import RestartPolicy, Restarts
-from apexstream.core.errors import ApexError, Unavailable
+from apexstream.core.errors import ApexError, InvalidConfiguration, Unavailable
 from apexstream.log.broker import EmbeddedBroker
 from apexstream.runtime.clock import Clock
 from apexstream.runtime.settings import Settings
@@ -28,6 +28,12 @@ class Kafka:
         self._starting: Future[str] | None = None
         self._broker: EmbeddedBroker | None = None
         if not settings.bootstrap_servers:
+            if settings.kafka_security_protocol != "PLAINTEXT":
+                raise InvalidConfiguration(
+                    "credentials are set, but no cluster to use them on",
+                    where="KAFKA_SECURITY_PROTOCOL",
+                    hint="Set KAFKA_BOOTSTRAP_SERVERS; the embedded broker has open listeners on this machine only",
+                )
             self._broker = EmbeddedBroker(settings.home_path, settings.cache_path, port=settings.kafka_port)
 
     @property

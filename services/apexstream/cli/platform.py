@@ -11,6 +11,7 @@ import structlog
 from apexstream.cli.kafka import Kafka
 from apexstream.cli.keeper import Keeper
 from apexstream.cli.restarts import RestartPolicy
+from apexstream.cli.running import kafka_cluster
 from apexstream.cli.serve import SERVICES
 from apexstream.cli.timings import Timings
 from apexstream.cli.topics import declared_topics
@@ -103,7 +104,11 @@ class Platform:
     async def _start_kafka(self) -> str:
         bootstrap = await self._kafka.start()
         self._timings.mark("broker ready")
-        await apply(declared_topics(self._settings), bootstrap, self._settings.replication)
+        await apply(
+            declared_topics(self._settings),
+            kafka_cluster(self._settings.model_copy(update={"bootstrap_servers": bootstrap})),
+            self._settings.replication,
+        )
         self._timings.mark("topics ready")
         return bootstrap
 

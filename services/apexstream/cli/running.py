@@ -12,6 +12,7 @@ from pathlib import Path
 import msgspec
 
 from apexstream.core.errors import InvalidConfiguration
+from apexstream.log.connection import Connection, connection
 from apexstream.runtime.settings import Settings
 
 _NAME = "up.json"
@@ -91,6 +92,11 @@ def kafka_servers(settings: Settings) -> str:
         return settings.bootstrap_servers
     running = find_running(settings.home_path)
     return running.bootstrap_servers if running else f"127.0.0.1:{settings.kafka_port}"
+
+
+def kafka_cluster(settings: Settings) -> Connection:
+    """The cluster at :func:`kafka_servers`, with the credentials that are set."""
+    return connection(settings.model_copy(update={"bootstrap_servers": kafka_servers(settings)}))
 
 
 def _open(home: Path) -> int:

@@ -7,7 +7,7 @@ from apexstream.cli.exits import ExitCode
 from apexstream.cli.output import say, write_json
 from apexstream.cli.render import View, view_for
 from apexstream.cli.run import end_status
-from apexstream.cli.running import gateway_url, kafka_servers
+from apexstream.cli.running import gateway_url, kafka_cluster
 from apexstream.cli.signals import first_of, interruptions
 from apexstream.client import Client
 from apexstream.contracts.catalogue import Topic, load_catalogue
@@ -85,7 +85,7 @@ async def _show_topic(topic: Topic, settings: Settings, start: str, follow: bool
         for record in records:
             write_json(describe_record(topic, partition, record, codec))
 
-    async with LogReader(kafka_servers(settings), client_id=settings.instance_name("tail")) as reader:
+    async with LogReader(kafka_cluster(settings), client_id=settings.instance_name("tail")) as reader:
         partitions = await reader.partitions(topic.name)
         first, ends = await reader.starts(partitions), await reader.ends(partitions)
         for partition in partitions:

@@ -6,7 +6,7 @@ from typing import Any
 
 from apexstream.cli.exits import ExitCode
 from apexstream.cli.output import say, write_data, write_json
-from apexstream.cli.running import kafka_servers
+from apexstream.cli.running import kafka_cluster
 from apexstream.cli.table import write_table
 from apexstream.contracts.catalogue import Topic, load_catalogue
 from apexstream.contracts.plan import Action, TopicChange
@@ -56,7 +56,7 @@ def _planned(
 ) -> Sequence[TopicChange]:
     settings = load_settings()
     configure_logs(settings, service="topics", own_errors=True)
-    return asyncio.run(work(declared_topics(settings), kafka_servers(settings), settings.replication, force=force))
+    return asyncio.run(work(declared_topics(settings), kafka_cluster(settings), settings.replication, force=force))
 
 
 def _show(changes: Sequence[TopicChange], output: str) -> None:

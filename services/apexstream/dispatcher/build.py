@@ -9,6 +9,7 @@ from apexstream.core.ids import new_id
 from apexstream.core.tiers import Tier
 from apexstream.dispatcher.service import Dispatcher
 from apexstream.log.chunks import ChunkLog
+from apexstream.log.connection import connection
 from apexstream.log.fetcher import LogReader
 from apexstream.log.group import GroupReader
 from apexstream.log.view import View
@@ -20,14 +21,14 @@ from apexstream.runtime.supervise import run_until
 
 async def serve(settings: Settings, *, ready: Callable[[str], None], stop: asyncio.Event) -> None:
     """Dispatch until ``stop``; ``ready`` is called once all that earlier dispatchers did is known."""
-    clock, codec, bootstrap = SystemClock(), Codec(), settings.bootstrap_servers
+    clock, codec, kafka = SystemClock(), Codec(), connection(settings)
     name = settings.instance_name("dispatcher")
     writer_id = f"{name}.{new_id(clock.now_us() // 1000, os.urandom(10))[-10:]}"
     tiers = {settings.topic(f"tasks.{tier}"): tier for tier in Tier}
     chunks, events, assignments = (settings.topic(topic) for topic in ("chunks", "task-events", "assignments"))
     async with (
-        Writer(bootstrap, client_id=name, timeout_s=settings.append_timeout_s) as writer,
-        LogReader(bootstrap, client_id=f"{name}-view") as reader,
+        Writer(kafka, client_id=name, timeout_s=settings.append_timeout_s) as writer,
+        LogReader(kafka, client_id=f"{name}-view") as reader,
     ):
         await writer.prepare(chunks, events, assignments)
         dispatcher = Dispatcher(
@@ -49,7 +50,7 @@ async def serve(settings: Settings, *, ready: Callable[[str], None], stop: async
             },
         )
         group = GroupReader(
-            bootstrap,
+            kafka,
             tiers,
             group=f"{settings.topic_prefix}dispatchers",
             client_id=name,

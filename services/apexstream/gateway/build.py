@@ -24,6 +24,7 @@ from apexstream.gateway.registry import Registry
 from apexstream.gateway.replay import Replays
 from apexstream.gateway.viewer import FrameSocket
 from apexstream.log.cipher import local_keys
+from apexstream.log.connection import connection
 from apexstream.log.fetcher import LogReader, Partition
 from apexstream.log.index import StreamIndex
 from apexstream.log.segments import SegmentReader
@@ -43,18 +44,18 @@ _log = structlog.get_logger(__name__)
 async def serve(settings: Settings, *, ready: Callable[[str], None], stop: asyncio.Event) -> None:
     """Serve until ``stop``; ``ready`` is called with the base URL once tasks are taken and streams are relayed."""
     listener = listen(settings.host, settings.port)
-    clock, codec, bootstrap = SystemClock(), Codec(), settings.bootstrap_servers
+    clock, codec, kafka = SystemClock(), Codec(), connection(settings)
     name, keys = settings.instance_name("gateway"), local_keys(settings)
     topics = {
         topic: settings.topic(topic)
         for topic in (*(f"tasks.{tier}" for tier in Tier), "control", "task-events", "chunks", "dead-letters")
     }
     async with (
-        Writer(bootstrap, client_id=name, timeout_s=settings.append_timeout_s) as writer,
-        LogReader(bootstrap, client_id=f"{name}-view") as views,
-        LogReader(bootstrap, client_id=f"{name}-tail") as tails,
-        LogReader(bootstrap, client_id=f"{name}-scan") as scans,
-        LogReader(bootstrap, client_id=f"{name}-streams") as states,
+        Writer(kafka, client_id=name, timeout_s=settings.append_timeout_s) as writer,
+        LogReader(kafka, client_id=f"{name}-view") as views,
+        LogReader(kafka, client_id=f"{name}-tail") as tails,
+        LogReader(kafka, client_id=f"{name}-scan") as scans,
+        LogReader(kafka, client_id=f"{name}-streams") as states,
         StreamIndex(
             states,
             settings.topic("streams"),

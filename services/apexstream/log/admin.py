@@ -19,6 +19,7 @@ from aiokafka.protocol.types import Array, Boolean, Int8, Int16, Int32, Schema, 
 from apexstream.contracts.catalogue import Topic
 from apexstream.contracts.plan import CLUSTER_DEFAULT, Action, TopicChange, TopicState, plan
 from apexstream.core.errors import ApexError, InvalidConfiguration, Unavailable
+from apexstream.log.connection import Cluster, Connection
 
 _POLL_S = 0.05
 _CONTROLLER_ATTEMPTS = 20
@@ -29,35 +30,35 @@ _SET = 0
 
 async def diff(
     topics: Sequence[Topic],
-    bootstrap: str,
+    to: Cluster,
     replication: int = CLUSTER_DEFAULT,
     *,
     force: bool = False,
     timeout_s: float = 30.0,
 ) -> tuple[TopicChange, ...]:
-    """What :func:`apply` would do to the cluster at ``bootstrap`` (``host:port,host:port``); empty: nothing.
+    """What :func:`apply` would do to the cluster; empty: nothing.
 
     ``replication`` is for topics that are created. Raise :class:`Unavailable` if the cluster does not answer within
     ``timeout_s`` seconds, :class:`InvalidConfiguration` if it cannot do what is asked.
     """
-    async with _cluster(bootstrap, timeout_s) as cluster:
+    async with _cluster(to, timeout_s) as cluster:
         return plan(topics, await cluster.state(topics), replication, force=force)
 
 
 async def apply(
     topics: Sequence[Topic],
-    bootstrap: str,
+    to: Cluster,
     replication: int = CLUSTER_DEFAULT,
     *,
     force: bool = False,
     timeout_s: float = 30.0,
 ) -> tuple[TopicChange, ...]:
-    """Make the cluster at ``bootstrap`` what ``topics`` say; return what was done, and what needs a human.
+    """Make the cluster what ``topics`` say; return what was done, and what needs a human.
 
     Returns once every broker knows the changes and a leader for every partition. Doing it again changes nothing.
     Arguments and errors are those of :func:`diff`; ``force`` also allows a single copy on a cluster that could keep three.
     """
-    async with _cluster(bootstrap, timeout_s) as cluster:
+    async with _cluster(to, timeout_s) as cluster:
         changes = plan(topics, await cluster.state(topics), replication, force=force)
         created = _only(Action.CREATE, changes)
         _check_replication(created, replication, cluster.brokers, force=force)
@@ -93,29 +94,29 @@ def _check_replication(created: Sequence[TopicChange], replication: int, brokers
 
 
 @asynccontextmanager
-async def _cluster(bootstrap: str, timeout_s: float) -> AsyncIterator["_Cluster"]:
+async def _cluster(to: Cluster, timeout_s: float) -> AsyncIterator["_Cluster"]:
     """A connection for one piece of work, which must be done after ``timeout_s`` seconds."""
     # Shorter than the whole, so that the client reports an address that does not answer before we give up on it.
     client = AIOKafkaClient(
-        bootstrap_servers=bootstrap, client_id="apexstream-admin", request_timeout_ms=int(timeout_s * 400)
+        **Connection.to(to).options, client_id="apexstream-admin", request_timeout_ms=int(timeout_s * 400)
     )
     try:
         async with asyncio.timeout(timeout_s):
             await client.bootstrap()
             yield _Cluster(client, timeout_s)
     except (kafka.KafkaError, OSError, TimeoutError) as problem:
-        raise _unavailable(bootstrap, timeout_s, problem) from None
+        raise _unavailable(to, timeout_s, problem) from None
     finally:
         await client.close()
 
 
-def _unavailable(bootstrap: str, timeout_s: float, problem: Exception) -> ApexError:
+def _unavailable(to: Cluster, timeout_s: float, problem: Exception) -> ApexError:
     if isinstance(problem, kafka.KafkaConnectionError | OSError) and not isinstance(problem, TimeoutError):
         what = f"Kafka cannot be reached: {problem}"
     else:
         what = f"Kafka did not finish within {timeout_s:g} s ({problem or type(problem).__name__})"
     hint = "Check that it runs and that KAFKA_BOOTSTRAP_SERVERS names it"
-    return Unavailable(what, where=bootstrap, hint=hint)
+    return Unavailable(what, where=str(to), hint=hint)
 
 
 class _Cluster:

@@ -20,6 +20,7 @@ from aiokafka.record.memory_records import MemoryRecords
 from aiokafka.structs import TopicPartition
 
 from apexstream.core.errors import DataCorruption, Unavailable
+from apexstream.log.connection import Cluster, Connection
 from apexstream.log.writer import unreachable
 
 _START, _END = -2, -1  # ListOffsets: the log's first offset, the offset after its last record
@@ -73,18 +74,16 @@ class Fetched:
 class LogReader:
     """A connection for fetches and offset lookups. Use as an async context manager; every call is bounded in time."""
 
-    def __init__(self, bootstrap_servers: str, *, client_id: str) -> None:
-        self._bootstrap = bootstrap_servers
-        self._client = AIOKafkaClient(
-            bootstrap_servers=bootstrap_servers, client_id=client_id, request_timeout_ms=15_000
-        )
+    def __init__(self, to: Cluster, *, client_id: str) -> None:
+        self._to = Connection.to(to)
+        self._client = AIOKafkaClient(**self._to.options, client_id=client_id, request_timeout_ms=15_000)
 
     async def __aenter__(self) -> "LogReader":
         try:
             await self._client.bootstrap()
         except (errors.KafkaError, OSError) as problem:
             await self._client.close()
-            raise unreachable(self._bootstrap, problem) from problem
+            raise unreachable(self._to, problem) from problem
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -98,7 +97,7 @@ class LogReader:
             if known:
                 return [(topic, partition) for partition in sorted(known)]
             await self._refresh()
-        raise Unavailable(f"there is no topic {topic}", where=self._bootstrap, hint="Run `apexstream topics apply`")
+        raise Unavailable(f"there is no topic {topic}", where=str(self._to), hint="Run `apexstream topics apply`")
 
     async def starts(self, partitions: Iterable[Partition]) -> dict[Partition, int]:
         """The first offset that each partition still holds."""
@@ -199,7 +198,7 @@ class LogReader:
                 except errors.KafkaError as failure:
                     problem = failure
             await self._refresh()
-        raise unreachable(self._bootstrap, problem or errors.LeaderNotAvailableError())
+        raise unreachable(self._to, problem or errors.LeaderNotAvailableError())
 
     async def _offsets(self, wanted: Mapping[Partition, int]) -> dict[Partition, int]:
         found: dict[Partition, int] = {}
@@ -214,7 +213,7 @@ class LogReader:
             if len(found) == len(wanted):
                 return found
             await self._refresh()
-        raise unreachable(self._bootstrap, problem)
+        raise unreachable(self._to, problem)
 
     async def _offsets_from(self, node: int, wanted: Mapping[Partition, int]) -> dict[Partition, int]:
         topics = defaultdict(list)

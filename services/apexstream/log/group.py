@@ -11,6 +11,7 @@ from aiokafka.errors import CommitFailedError, IllegalStateError, KafkaError
 from aiokafka.structs import TopicPartition
 
 from apexstream.core.errors import Unavailable
+from apexstream.log.connection import Cluster, Connection
 from apexstream.log.fetcher import Partition, Record
 from apexstream.log.writer import unreachable
 
@@ -32,7 +33,7 @@ class GroupReader(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka 
 
     def __init__(
         self,
-        bootstrap_servers: str,
+        to: Cluster,
         topics: Iterable[str],
         *,
         group: str,
@@ -40,7 +41,7 @@ class GroupReader(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka 
         on_assigned: OnAssigned,
         on_revoked: OnRevoked,
     ) -> None:
-        self._bootstrap = bootstrap_servers
+        self._to = Connection.to(to)
         self._topics = list(topics)
         self._on_assigned = on_assigned
         self._on_revoked = on_revoked
@@ -49,7 +50,7 @@ class GroupReader(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka 
         self._last_tick = 0.0
         self._ticker: asyncio.TimerHandle | None = None
         self._consumer = AIOKafkaConsumer(
-            bootstrap_servers=bootstrap_servers,
+            **self._to.options,
             client_id=client_id,
             group_id=group,
             enable_auto_commit=False,
@@ -67,7 +68,7 @@ class GroupReader(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka 
             await self._consumer.start()
         except (KafkaError, OSError) as problem:
             await self._consumer.stop()
-            raise unreachable(self._bootstrap, problem) from problem
+            raise unreachable(self._to, problem) from problem
         self._last_tick = time.monotonic()
         self._tick()
         return self

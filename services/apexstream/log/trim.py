@@ -7,21 +7,20 @@ from aiokafka.errors import KafkaError
 from aiokafka.structs import TopicPartition
 
 from apexstream.core.errors import Unavailable
+from apexstream.log.connection import Cluster, Connection
 from apexstream.log.fetcher import Partition
 
 _TIMEOUT_MS = 15_000
 
 
-async def delete_before(bootstrap_servers: str, offsets: Mapping[Partition, int], *, client_id: str) -> None:
+async def delete_before(to: Cluster, offsets: Mapping[Partition, int], *, client_id: str) -> None:
     """Delete the records before these offsets, for good. Raises :class:`Unavailable` if that fails; some may be deleted then."""
-    client = AIOKafkaAdminClient(
-        bootstrap_servers=bootstrap_servers, client_id=client_id, request_timeout_ms=_TIMEOUT_MS
-    )
+    client = AIOKafkaAdminClient(**Connection.to(to).options, client_id=client_id, request_timeout_ms=_TIMEOUT_MS)
     wanted = {TopicPartition(*partition): RecordsToDelete(before_offset=at) for partition, at in offsets.items()}
     try:
         await client.start()
         await client.delete_records(wanted, timeout_ms=_TIMEOUT_MS)
     except (KafkaError, OSError, TimeoutError) as problem:
-        raise Unavailable(f"records could not be deleted: {problem!r}", where=bootstrap_servers) from problem
+        raise Unavailable(f"records could not be deleted: {problem!r}", where=str(to)) from problem
     finally:
         await client.close()

@@ -15,6 +15,7 @@ from aiokafka.errors import KafkaError
 from aiokafka.partitioner import murmur2
 
 from apexstream.core.errors import InvalidChunk, OutcomeUnknown, Unavailable
+from apexstream.log.connection import Cluster, Connection
 
 RECORD_BYTES_MAX = 1_000_000  # key and value; the topics accept batches of 1 MiB
 BATCH_BYTES_MAX = 128 * 1024  # aiokafka's default of 16 KB costs 40 % of the throughput
@@ -115,12 +116,10 @@ class _Lane:
 class Writer:
     """One idempotent producer (``acks=all``) and the lanes in front of it. Use as an async context manager."""
 
-    def __init__(
-        self, bootstrap_servers: str, *, client_id: str, timeout_s: float = 30.0, compression: str = "none"
-    ) -> None:
+    def __init__(self, to: Cluster, *, client_id: str, timeout_s: float = 30.0, compression: str = "none") -> None:
         self.timeout_s = timeout_s
         self._compression = None if compression == "none" else compression
-        self._bootstrap = bootstrap_servers
+        self._to = Connection.to(to)
         self._client_id = client_id
         self._producer: AIOKafkaProducer | None = None
         self._lanes: dict[tuple[str, int], _Lane] = {}
@@ -152,7 +151,7 @@ class Writer:
         """Learn how many partitions ``topics`` have; needed once, before :meth:`partition_of` and :meth:`put`."""
         for topic in topics:
             if self._producer is None:
-                raise Unavailable("Kafka does not answer", where=self._bootstrap)
+                raise Unavailable("Kafka does not answer", where=str(self._to))
             self._partitions[topic] = len(await self._producer.partitions_for(topic))
 
     def partition_of(self, topic: str, key: bytes) -> int:
@@ -168,7 +167,7 @@ class Writer:
         if size > RECORD_BYTES_MAX:  # a refused record would poison the producer for everyone
             raise InvalidChunk(f"a record of {size} bytes is over the limit of {RECORD_BYTES_MAX}", where=topic)
         if self._producer is None:
-            raise Unavailable("Kafka does not answer; appending is suspended", where=self._bootstrap)
+            raise Unavailable("Kafka does not answer; appending is suspended", where=str(self._to))
         lane = self._lanes.get((topic, partition))
         if lane is None:
             lane = self._lanes[topic, partition] = _Lane(self, topic, partition)
@@ -206,7 +205,7 @@ class Writer:
 
     async def _start(self) -> AIOKafkaProducer:
         producer = AIOKafkaProducer(
-            bootstrap_servers=self._bootstrap,
+            **self._to.options,
             client_id=self._client_id,
             acks="all",
             enable_idempotence=True,
@@ -220,7 +219,7 @@ class Writer:
             await producer.start()
         except (KafkaError, OSError) as problem:
             await _close(producer)
-            raise unreachable(self._bootstrap, problem) from problem
+            raise unreachable(self._to, problem) from problem
         return producer
 
 
@@ -234,10 +233,10 @@ async def _close(producer: AIOKafkaProducer) -> None:
     await asyncio.gather(stopping, return_exceptions=True)
 
 
-def unreachable(bootstrap_servers: str, problem: BaseException) -> Unavailable:
+def unreachable(to: Cluster, problem: BaseException) -> Unavailable:
     """The one error for a cluster that cannot be reached."""
     return Unavailable(
         f"no Kafka broker answers ({type(problem).__name__})",
-        where=bootstrap_servers,
+        where=str(to),
         hint="Check KAFKA_BOOTSTRAP_SERVERS and that the broker runs; `apexstream doctor` looks closer",
     )

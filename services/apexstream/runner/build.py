@@ -16,6 +16,7 @@ from apexstream.core.ids import new_id
 from apexstream.core.options import TaskOptions
 from apexstream.log.chunks import ChunkLog
 from apexstream.log.cipher import KeyProvider, local_keys
+from apexstream.log.connection import connection
 from apexstream.log.fetcher import LogReader, Tail
 from apexstream.log.group import GroupReader
 from apexstream.log.writer import Writer
@@ -35,7 +36,7 @@ from apexstream.runtime.supervise import run_until
 
 async def serve(settings: Settings, *, ready: Callable[[str], None], stop: asyncio.Event) -> None:
     """Run until ``stop``; ``ready`` is called once assignments are taken."""
-    clock, codec, bootstrap = SystemClock(), Codec(), settings.bootstrap_servers
+    clock, codec, kafka = SystemClock(), Codec(), connection(settings)
     runner_id = settings.instance_name("runner")
     # One process, one life: a runner that restarts under the same name is another writer.
     writer_id = f"{runner_id}.{new_id(clock.now_us() // 1000, os.urandom(10))[-10:]}"
@@ -52,10 +53,10 @@ async def serve(settings: Settings, *, ready: Callable[[str], None], stop: async
     assignments, control = settings.topic("assignments"), settings.topic("control")
     async with (
         Writer(
-            bootstrap, client_id=runner_id, timeout_s=settings.append_timeout_s, compression=settings.compression
+            kafka, client_id=runner_id, timeout_s=settings.append_timeout_s, compression=settings.compression
         ) as writer,
-        LogReader(bootstrap, client_id=f"{runner_id}-scan") as scans,
-        LogReader(bootstrap, client_id=f"{runner_id}-control") as controls,
+        LogReader(kafka, client_id=f"{runner_id}-scan") as scans,
+        LogReader(kafka, client_id=f"{runner_id}-control") as controls,
         host,
     ):
         await writer.prepare(chunks, events, states, letters)
@@ -86,7 +87,7 @@ async def serve(settings: Settings, *, ready: Callable[[str], None], stop: async
         )
         control_tail = Tail(controls, await controls.ends(await controls.partitions(control)), runner.on_control)
         group = GroupReader(
-            bootstrap,
+            kafka,
             [assignments],
             group=f"{settings.topic_prefix}runners",
             client_id=runner_id,

@@ -31,6 +31,30 @@ class Settings(BaseSettings):
             description="Kafka cluster to use, host:port,host:port. Empty: `apexstream up` starts an embedded broker.",
         ),
     ] = ""
+    kafka_security_protocol: Annotated[
+        Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"],
+        Field(validation_alias="KAFKA_SECURITY_PROTOCOL", description="How the cluster's listeners are reached."),
+    ] = "PLAINTEXT"
+    kafka_sasl_mechanism: Annotated[
+        Literal["SCRAM-SHA-512", "SCRAM-SHA-256", "PLAIN"],
+        Field(validation_alias="KAFKA_SASL_MECHANISM", description="How this process proves who it is."),
+    ] = "SCRAM-SHA-512"
+    kafka_sasl_username: Annotated[
+        str, Field(validation_alias="KAFKA_SASL_USERNAME", description="Its name on the cluster.")
+    ] = ""
+    kafka_sasl_password_file: Annotated[
+        Path | None, Field(validation_alias="KAFKA_SASL_PASSWORD_FILE", description="File that holds its password.")
+    ] = None
+    kafka_ssl_cafile: Annotated[
+        Path | None,
+        Field(validation_alias="KAFKA_SSL_CAFILE", description="PEM file of the authority that signed the brokers."),
+    ] = None
+    kafka_ssl_certfile: Annotated[
+        Path | None, Field(validation_alias="KAFKA_SSL_CERTFILE", description="PEM file of this client's certificate.")
+    ] = None
+    kafka_ssl_keyfile: Annotated[
+        Path | None, Field(validation_alias="KAFKA_SSL_KEYFILE", description="PEM file of its key.")
+    ] = None
     topic_prefix: Annotated[
         str,
         Field(
