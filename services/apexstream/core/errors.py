@@ -54,6 +54,28 @@ class UnknownTask(ApexError):
     code = "unknown_task"
 
 
+class Unauthenticated(ApexError):
+    """Nobody said who asks, or what they showed is not accepted: show a valid token and ask again."""
+
+    code = "unauthenticated"
+
+
+class Forbidden(ApexError):
+    """Whoever asks is known and may not do this."""
+
+    code = "forbidden"
+
+
+class LimitReached(ApexError):
+    """More than is allowed to one user, one socket or all of them: ask again after ``retry_after_s``."""
+
+    code = "limit_reached"
+
+    def __init__(self, what: str, *, where: str = "", hint: str = "", retry_after_s: float = 1.0) -> None:
+        super().__init__(what, where=where, hint=hint)
+        self.retry_after_s = retry_after_s
+
+
 class InvalidChunk(ApexError):
     """A plugin yielded something that cannot become a chunk: not serialisable, or too large."""
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from apexstream.core.errors import InvalidConfiguration
@@ -80,6 +80,49 @@ class Settings(BaseSettings):
     gateway_url: Annotated[
         str, Field(description="Where the command line finds the gateway; empty: http://host:port.")
     ] = ""
+    auth_keys: Annotated[
+        str,
+        Field(
+            description="Key set that tokens are verified with: a file, or an https URL. Empty: the gateway asks nobody who they "
+            "are, and listens on this machine only.",
+        ),
+    ] = ""
+    auth_algorithms: Annotated[
+        str, Field(description="Algorithms that tokens may be signed with, name,name; whatever a token says.")
+    ] = "EdDSA,ES256,RS256"
+    auth_issuer: Annotated[str, Field(min_length=1, description="Who must have issued a token (iss).")] = "apexstream"
+    auth_audience: Annotated[str, Field(min_length=1, description="Whom a token must be for (aud).")] = "apexstream"
+    auth_leeway_s: Annotated[
+        float, Field(ge=0, le=60, description="How far the issuer's clock may be from ours, seconds.")
+    ] = 30.0
+    auth_lifetime_s_max: Annotated[
+        float, Field(gt=0, description="How long a token may still be valid when it is shown, seconds.")
+    ] = 86_400.0
+    auth_tenant_claim: Annotated[
+        str, Field(min_length=1, description="Claim that names the tenant; none: everybody is of one tenant.")
+    ] = "tenant"
+    auth_scope_claim: Annotated[str, Field(min_length=1, description="Claim that lists the scopes.")] = "scope"
+    origins: Annotated[
+        str,
+        Field(description="Pages besides the gateway's own that may use it: https://host[:port],…; compared whole."),
+    ] = ""
+    user_connections_max: Annotated[
+        int, Field(ge=1, le=100_000, description="Requests and sockets that one user has open at once, a gateway.")
+    ] = 200
+    user_submissions_per_s: Annotated[
+        float,
+        Field(gt=0, le=100_000, description="Tasks that one user submits in the long run, a gateway; at once 4 times."),
+    ] = 50.0
+    sockets_max: Annotated[int, Field(ge=1, le=1_000_000, description="Sockets that one gateway holds.")] = 10_000
+    sockets_per_s: Annotated[
+        float, Field(gt=0, le=100_000, description="New sockets that a gateway takes in the long run; at once 4 times.")
+    ] = 500.0
+    token: Annotated[
+        SecretStr, Field(description="Token that the command line and the client show. Better: APEX_TOKEN_FILE.")
+    ] = SecretStr("")
+    token_file: Annotated[
+        Path | None, Field(description="File that holds that token; read again for every connection.")
+    ] = None
     instance: Annotated[
         str,
         Field(
