@@ -208,11 +208,18 @@ def letters_retry(task: TaskArgument, output: OutputOption = "text", url: UrlOpt
 
 
 @topics_app.command("apply")
-def topics_apply(*, output: OutputOption = "text", force: ForceOption = False) -> None:
+def topics_apply(
+    *,
+    output: OutputOption = "text",
+    force: ForceOption = False,
+    grants: Annotated[
+        bool, typer.Option("--grants", help="Then allow each service what `topics grants` lists.")
+    ] = False,
+) -> None:
     """Create missing topics and settle their settings."""
     from apexstream.cli.topics import apply_topics
 
-    raise typer.Exit(apply_topics(output, force=force))
+    raise typer.Exit(apply_topics(output, force=force, allow_services=grants))
 
 
 @topics_app.command("diff")
@@ -221,6 +228,14 @@ def topics_diff(*, output: OutputOption = "text", force: ForceOption = False) ->
     from apexstream.cli.topics import diff_topics
 
     raise typer.Exit(diff_topics(output, force=force))
+
+
+@topics_app.command("grants")
+def topics_grants(output: OutputOption = "text") -> None:
+    """List what each service must be allowed on the cluster, as a user of its own name; works without Kafka."""
+    from apexstream.cli.topics import list_grants
+
+    raise typer.Exit(list_grants(output))
 
 
 @topics_app.command("list")

@@ -9,8 +9,9 @@ from apexstream.cli.output import say, write_data, write_json
 from apexstream.cli.running import kafka_cluster
 from apexstream.cli.table import write_table
 from apexstream.contracts.catalogue import Topic, load_catalogue
+from apexstream.contracts.grants import grants
 from apexstream.contracts.plan import Action, TopicChange
-from apexstream.log.admin import apply, diff
+from apexstream.log.admin import allow, apply, diff
 from apexstream.runtime.logs import configure_logs
 from apexstream.runtime.settings import Settings, load_settings
 
@@ -42,13 +43,34 @@ def diff_topics(output: str, *, force: bool) -> ExitCode:
     return ExitCode.FAILED if changes else ExitCode.OK
 
 
-def apply_topics(output: str, *, force: bool) -> ExitCode:
-    """Make the cluster's topics what is declared; status 1 if something is left that only a human can decide."""
+def apply_topics(output: str, *, force: bool, allow_services: bool) -> ExitCode:
+    """Make the cluster's topics what is declared, and its access rules if asked; status 1 if something is left that only a
+    human can decide."""
     changes = _planned(apply, force=force)
     _show(changes, output)
     if not changes:
         say("nothing to do: the cluster has all topics as declared")
+    if allow_services:
+        settings = load_settings()
+        needed = grants(declared_topics(settings), settings.topic_prefix)
+        asyncio.run(allow(needed, kafka_cluster(settings)))
+        say(f"{len(needed)} grants are in force")
     return ExitCode.FAILED if any(change.action is Action.NEEDS_HUMAN for change in changes) else ExitCode.OK
+
+
+def list_grants(output: str) -> ExitCode:
+    """Show what every service must be allowed."""
+    settings = load_settings()
+    needed = grants(declared_topics(settings), settings.topic_prefix)
+    if output == "json":
+        for grant in needed:
+            write_json(grant)
+    else:
+        write_table(
+            ("user", "resource", "name", "operations"),
+            ((g.service, g.resource, g.name + "*" * g.prefix, " ".join(g.operations)) for g in needed),
+        )
+    return ExitCode.OK
 
 
 def _planned(

@@ -40,8 +40,8 @@ class Cleanup(StrEnum):
 class Topic:
     """One topic. ``key`` says what its records are keyed by (None: nothing), ``value`` is the subject of their schema.
 
-    ``retention_ms`` is None for compacted topics. ``configs`` are Kafka's own settings beyond those that follow from the
-    other fields.
+    ``trimmers`` are services that delete the oldest records before their time. ``retention_ms`` is None for compacted
+    topics. ``configs`` are Kafka's own settings beyond those that follow from the other fields.
     """
 
     name: str
@@ -53,6 +53,7 @@ class Topic:
     partitions: int
     cleanup: Cleanup
     retention_ms: int | None = None
+    trimmers: tuple[str, ...] = ()
     configs: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
 
     def renamed(self, prefix: str) -> "Topic":
@@ -105,6 +106,7 @@ class _File:
             partitions=self._partitions(),
             cleanup=cleanup,
             retention_ms=self._retention_ms(cleanup),
+            trimmers=self._services("trimmers") if "trimmers" in self._content else (),
             configs=self._configs(),
         )
 

@@ -11,12 +11,18 @@ from typing import Any, Final
 
 from aiokafka import errors as kafka
 from aiokafka.client import AIOKafkaClient
-from aiokafka.protocol.admin import CreatePartitionsRequest, CreateTopicsRequest, DescribeConfigsRequest
+from aiokafka.protocol.admin import (
+    CreateAclsRequest,
+    CreatePartitionsRequest,
+    CreateTopicsRequest,
+    DescribeConfigsRequest,
+)
 from aiokafka.protocol.api import Request, RequestStruct, Response
 from aiokafka.protocol.metadata import MetadataRequest
 from aiokafka.protocol.types import Array, Boolean, Int8, Int16, Int32, Schema, String
 
 from apexstream.contracts.catalogue import Topic
+from apexstream.contracts.grants import Grant, Resource
 from apexstream.contracts.plan import CLUSTER_DEFAULT, Action, TopicChange, TopicState, plan
 from apexstream.core.errors import ApexError, InvalidConfiguration, Unavailable
 from apexstream.log.connection import Cluster, Connection
@@ -26,6 +32,10 @@ _CONTROLLER_ATTEMPTS = 20
 _TOPIC_RESOURCE = 2
 _FROM_TOPIC = 1  # where a setting's value comes from: set on the topic itself
 _SET = 0
+# Numbers of Kafka's protocol for access rules.
+_ACL_RESOURCES = {Resource.TOPIC: 2, Resource.GROUP: 3}
+_ACL_OPERATIONS = {"READ": 3, "WRITE": 4, "DELETE": 6, "DESCRIBE": 8}
+_ACL_LITERAL, _ACL_PREFIXED, _ACL_ALLOW = 3, 4, 3
 
 
 async def diff(
@@ -70,6 +80,12 @@ async def apply(
         await cluster.alter(altered)
         await cluster.wait_for_settings({change.topic: change.settings for change in altered})
         return changes
+
+
+async def allow(grants: Sequence[Grant], to: Cluster, *, timeout_s: float = 30.0) -> None:
+    """Add ``grants`` to the cluster's access rules, from any host. Rules that exist are left alone; nothing is taken away."""
+    async with _cluster(to, timeout_s) as cluster:
+        await cluster.allow(grants)
 
 
 def _only(action: Action, changes: Iterable[TopicChange]) -> list[TopicChange]:
@@ -181,6 +197,23 @@ class _Cluster:
             for code, message, _, name in answer.resources:
                 _check(name, code, message)
 
+    async def allow(self, grants: Iterable[Grant]) -> None:
+        """Create access rules."""
+        for grant in grants:
+            for operation in grant.operations:
+                rule = (
+                    _ACL_RESOURCES[grant.resource],
+                    grant.name,
+                    _ACL_PREFIXED if grant.prefix else _ACL_LITERAL,
+                    f"User:{grant.service}",
+                    "*",
+                    _ACL_OPERATIONS[operation],
+                    _ACL_ALLOW,
+                )
+                answer = await self._tell_controller(CreateAclsRequest(*rule), _acl_codes)
+                for code, message in answer.creation_responses:
+                    _check(f"{grant.service}: {grant.name}", code, message)
+
     async def wait_for_leaders(self, partitions: Mapping[str, int]) -> None:
         """Return when every broker knows leaders for that many ``partitions`` of each topic."""
 
@@ -264,6 +297,10 @@ def _topic_codes(answer: Any) -> list[int]:
     return [code for _, code, _ in answer.topic_errors]
 
 
+def _acl_codes(answer: Any) -> list[int]:
+    return [code for code, _ in answer.creation_responses]
+
+
 def _resource_codes(answer: Any) -> list[int]:
     return [code for code, *_ in answer.resources]
 
@@ -284,6 +321,7 @@ def _check(topic: str, code: int, message: str | None) -> None:
 _REMEDY: Final[Mapping[type[kafka.BrokerResponseError], str]] = {
     kafka.TopicAuthorizationFailedError: "Give this client CREATE, DESCRIBE_CONFIGS and ALTER_CONFIGS on its topics",
     kafka.ClusterAuthorizationFailedError: "Give this client CREATE on the cluster, or create the topics for it",
+    kafka.SecurityDisabled: "Give the brokers an authorizer (authorizer.class.name) first",
     kafka.InvalidReplicationFactorError: "Set APEX_REPLICATION to no more than the cluster has brokers",
     kafka.InvalidConfigurationError: "The cluster is too old for a setting in schemas/topics, or it is misspelt there",
 }
