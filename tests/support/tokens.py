@@ -45,6 +45,7 @@ class Issuer:
             audience=self.audience,
             subject=subject,
             scopes=scopes,
+            scope_claim="scope",
             tenant_claim="tenant",
             tenant=tenant,
             now_s=time.time() if now_s is None else now_s,

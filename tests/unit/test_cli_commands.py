@@ -4,6 +4,7 @@ import logging
 import re
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,9 @@ from apexstream.cli.doctor import Status, check_home, check_jars, check_platform
 from apexstream.cli.exits import ExitCode, exit_code_for
 from apexstream.cli.main import run_command_line
 from apexstream.core import errors
+from apexstream.gateway.access.build import policy_of
+from apexstream.gateway.access.keys import read_keys
+from apexstream.gateway.access.tokens import kid_of, read_token
 from apexstream.runtime.settings import Settings, describe_settings
 
 DOCS = Path(__file__).parents[2] / "docs" / "cli.md"
@@ -218,5 +222,45 @@ def test_the_manual_knows_every_command(capsys: pytest.CaptureFixture[str]) -> N
     command("--help")
 
     listed = re.findall(r"^  ([a-z-]+)  ", capsys.readouterr().out.partition("Commands:")[2], re.MULTILINE)
-    assert len(listed) == 15
+    assert len(listed) == 16
     assert [name for name in listed if f"apexstream {name}" not in DOCS.read_text()] == []
+
+
+def test_a_token_is_alone_on_stdout_and_verifies_with_the_published_keys(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert command("token", "--tenant", "acme", "--scope", "read:a-*", "--hours", "1") == ExitCode.OK
+    told = capsys.readouterr()
+    assert command("token", "--new-key") == ExitCode.OK
+    newer = capsys.readouterr().out
+    folder = tmp_path / "home" / "auth"
+
+    policy = policy_of(Settings())
+    keys = read_keys((folder / "jwks.json").read_bytes(), frozenset(policy.algorithms))
+    token = told.out.strip()
+    principal = read_token(token, keys[kid_of(token)], policy, time.time())
+    assert (principal.subject, principal.tenant, str(principal.scopes[0])) == ("developer", "acme", "read:a-*")
+    assert kid_of(newer.strip()) in keys
+    assert kid_of(newer.strip()) != kid_of(token)
+    assert (folder / "signing-key.pem").stat().st_mode & 0o777 == 0o600
+    assert str(folder / "jwks.json") in told.err
+
+
+def test_a_signing_key_that_others_may_read_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command("token")
+    (tmp_path / "home" / "auth" / "signing-key.pem").chmod(0o644)
+    assert command("token") == ExitCode.USAGE
+    assert "chmod 600" in capsys.readouterr().err
+
+
+def test_a_scope_that_means_nothing_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert command("token", "--scope", "everything") == ExitCode.USAGE
+    assert "'everything' is no scope" in capsys.readouterr().err
+
+
+def test_the_token_is_not_shown_among_the_settings(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("APEX_TOKEN", "very-secret")
+    assert command("settings", "-o", "json") == ExitCode.OK
+    assert "very-secret" not in capsys.readouterr().out

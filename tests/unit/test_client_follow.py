@@ -12,7 +12,7 @@ import pytest
 from websockets.asyncio.server import Request, Response, ServerConnection, serve
 
 from apexstream.client import Client, Complete, Frame, ReconnectPolicy, Rewind, Update
-from apexstream.core.errors import DataCorruption, InvalidRequest, Unavailable, UnknownTask
+from apexstream.core.errors import DataCorruption, InvalidRequest, Unauthenticated, Unavailable, UnknownTask
 
 POLICY = ReconnectPolicy(base_s=0.001, cap_s=0.01, offline_max_s=5)
 
@@ -101,7 +101,7 @@ async def test_a_close_that_does_not_forbid_it_is_followed_by_a_new_connection(c
     assert [frame.seq for frame in frames] == [0, 1]
 
 
-@pytest.mark.parametrize("code", ["4400", "4401", "4403", "4500", "4999"])
+@pytest.mark.parametrize("code", ["4400", "4403", "4500", "4999"])
 async def test_a_close_for_good_is_an_error(code: str) -> None:
     async with gateway(sends(update(0), then=code)) as server:
         with pytest.raises(InvalidRequest, match="closed the connection for good"):
@@ -241,3 +241,36 @@ async def test_what_cannot_be_a_stream_is_refused_before_connecting(stream_id: s
     async with Client("http://127.0.0.1:1") as client:
         with pytest.raises(InvalidRequest):
             await anext(client.follow(stream_id, from_seq))
+
+
+async def test_a_socket_closed_for_want_of_a_token_is_opened_again_with_the_renewed_one() -> None:
+    tokens = iter(["old", "new", "new"])
+    async with (
+        gateway(sends(update(0), then="4401"), sends(complete(1), then="hold")) as server,
+        Client(server.url, reconnect=POLICY, token=lambda: next(tokens)) as client,
+    ):
+        frames = [frame async for frame in client.follow("s")]
+    assert [frame.seq for frame in frames] == [0, 1]
+    assert server.subscriptions == [("s", 0), ("s", 1)]
+
+
+async def test_a_socket_closed_for_want_of_a_token_is_the_end_if_there_is_no_other() -> None:
+    async with (
+        gateway(sends(update(0), then="4401")) as server,
+        Client(server.url, reconnect=POLICY, token="old") as client,
+    ):
+        with pytest.raises(Unauthenticated, match="APEX_TOKEN_FILE"):
+            _ = [frame async for frame in client.follow("s")]
+
+
+async def test_the_token_is_in_the_handshakes_header(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = []
+
+    def look(_: ServerConnection, request: Request) -> None:
+        shown.append(request.headers.get("authorization"))
+
+    (tmp_path / "token").write_text("secret\n")
+    monkeypatch.setenv("APEX_TOKEN_FILE", str(tmp_path / "token"))
+    async with gateway(sends(complete(0), then="hold"), process_request=look) as server:
+        await follow(server.url)
+    assert shown == ["Bearer secret"]

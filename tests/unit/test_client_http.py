@@ -10,11 +10,16 @@ import msgspec
 import pytest
 
 from apexstream.client import Client, Problem, TaskOptions
+from apexstream.client.credentials import authorization, token_source
 from apexstream.core.errors import (
     DataCorruption,
+    Forbidden,
+    InvalidConfiguration,
     InvalidParameters,
     InvalidRequest,
+    LimitReached,
     OutcomeUnknown,
+    Unauthenticated,
     Unavailable,
     UnknownAction,
     UnknownTask,
@@ -187,3 +192,40 @@ async def test_readiness_is_the_gateways_word() -> None:
         assert not await client.ready()
     async with answering(200, {}) as (client, _):
         assert await client.ready()
+
+
+@pytest.mark.parametrize(
+    ("environ", "shown"),
+    [
+        ({}, ""),
+        ({"APEX_TOKEN": "a"}, "a"),
+        ({"APEX_TOKEN_FILE": "FILE"}, "b"),
+        ({"APEX_TOKEN": "a", "APEX_TOKEN_FILE": "FILE"}, "a"),
+    ],
+)
+def test_a_token_comes_from_the_environment_or_its_file(environ: dict[str, str], shown: str, tmp_path) -> None:
+    (tmp_path / "token").write_text("b\n")
+    found = {name: value.replace("FILE", str(tmp_path / "token")) for name, value in environ.items()}
+    assert token_source(None, found)() == shown
+    assert token_source("given", found)() == "given"
+
+
+@pytest.mark.parametrize("token", ["a\nb", "a b", "é"])
+def test_what_no_header_can_hold_is_no_token(token: str) -> None:
+    with pytest.raises(InvalidConfiguration, match="APEX_TOKEN"):
+        authorization(token)
+
+
+def test_a_file_that_is_missing_is_named(tmp_path) -> None:
+    with pytest.raises(InvalidConfiguration, match="missing"):
+        token_source(None, {"APEX_TOKEN_FILE": str(tmp_path / "missing")})()
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "kind"),
+    [(401, "unauthenticated", Unauthenticated), (403, "forbidden", Forbidden), (429, "limit_reached", LimitReached)],
+)
+async def test_refusals_of_access_are_errors_of_their_own(status: int, code: str, kind: type[Exception]) -> None:
+    async with answering(status, {"error": {"code": code, "message": "no"}}) as (client, _):
+        with pytest.raises(kind, match="no"):
+            await client.task("t1")

@@ -262,6 +262,28 @@ def doctor_command(output: OutputOption = "text", url: UrlOption = "") -> None:
     raise typer.Exit(doctor(output, url))
 
 
+@app.command("token")
+def token_command(
+    *,
+    subject: Annotated[str, typer.Option("--subject", help="Whom the token is for.")] = "developer",
+    tenant: Annotated[str, typer.Option("--tenant", help="Whose tasks and streams they are.")] = "default",
+    scope: Annotated[
+        list[str],
+        typer.Option(
+            "--scope", metavar="VERB[:NAME]", help="What it allows, such as read:reports-*. Repeatable; default: all."
+        ),
+    ] = [],  # noqa: B006 - typer copies it
+    hours: Annotated[float, typer.Option("--hours", min=0.001, max=24.0, help="How long it is valid.")] = 8.0,
+    new_key: Annotated[
+        bool, typer.Option("--new-key", help="Make a new signing key first; tokens of the old one stay valid.")
+    ] = False,
+) -> None:
+    """Print a token for development, signed with a key of this machine that is made if there is none."""
+    from apexstream.cli.token import make_token
+
+    raise typer.Exit(make_token(subject=subject, tenant=tenant, scopes=scope, hours=hours, new_key=new_key))
+
+
 @app.command("settings")
 def settings_command(output: OutputOption = "text") -> None:
     """List every setting: its environment variable, its value now, what it means."""

@@ -4,8 +4,11 @@ from enum import IntEnum
 
 from apexstream.core.errors import (
     ApexError,
+    Forbidden,
     InvalidConfiguration,
     InvalidRequest,
+    LimitReached,
+    Unauthenticated,
     Unavailable,
     UnknownAction,
     UnknownTask,
@@ -20,6 +23,7 @@ class ExitCode(IntEnum):
     USAGE = 2  # a wrong option, parameter or setting: repeating it is pointless
     UNKNOWN = 3  # no such plugin, action or task
     UNAVAILABLE = 4  # the gateway or Kafka does not answer: repeating it later may work
+    REFUSED = 6  # no token, one that is not accepted, or one that does not allow this
     CANCELLED = 5  # the task was cancelled, and its receipt was seen
     INTERNAL = 70  # a defect of ApexStream itself
     INTERRUPTED = 130  # left on Ctrl-C; what became of the task was not waited for
@@ -33,6 +37,9 @@ _BY_CLASS: tuple[tuple[type[ApexError], ExitCode], ...] = (
     (UnknownAction, ExitCode.UNKNOWN),
     (UnknownTask, ExitCode.UNKNOWN),
     (Unavailable, ExitCode.UNAVAILABLE),
+    (Unauthenticated, ExitCode.REFUSED),
+    (Forbidden, ExitCode.REFUSED),
+    (LimitReached, ExitCode.UNAVAILABLE),
 )
 
 

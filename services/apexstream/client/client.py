@@ -10,6 +10,7 @@ import httpx
 import msgspec
 
 from apexstream.client.address import parse_address
+from apexstream.client.credentials import TokenSource, authorization, token_source
 from apexstream.client.follower import Follower
 from apexstream.client.frames import Frame
 from apexstream.client.model import DeadLetter, Offer, Task
@@ -58,7 +59,8 @@ class Client:
 
     Every call raises the :class:`~apexstream.core.errors.ApexError` that the gateway reports, and
     :class:`~apexstream.core.errors.Unavailable` when it cannot be reached. Requests are not repeated; :meth:`follow`
-    connects again by itself. Leaving a stream never cancels its task: :meth:`cancel` does.
+    connects again by itself. Leaving a stream never cancels its task: :meth:`cancel` does. ``token`` proves who asks; a
+    function is asked for it every time, and without either ``APEX_TOKEN`` or the file ``APEX_TOKEN_FILE`` is.
     """
 
     def __init__(
@@ -68,8 +70,10 @@ class Client:
         timeout_s: float = REQUEST_TIMEOUT_S,
         reconnect: ReconnectPolicy | None = None,
         clock: Clock | None = None,
+        token: str | TokenSource | None = None,
     ) -> None:
         self.address = parse_address(url)
+        self._token = token_source(token)
         self._reconnect = reconnect or ReconnectPolicy()
         self._clock = clock or SystemClock()
         self._http = httpx.AsyncClient(
@@ -177,6 +181,7 @@ class Client:
             position=Position(from_seq),
             policy=self._reconnect,
             clock=self._clock,
+            token=self._token,
         )
         async with aclosing(follower.frames()) as frames:
             async for frame in frames:
@@ -198,7 +203,9 @@ class Client:
             ) from None
 
     async def _send(self, method: str, path: str, content: bytes | None) -> httpx.Response:
-        headers = {} if content is None else {"content-type": "application/json"}
+        headers = authorization(self._token())
+        if content is not None:
+            headers["content-type"] = "application/json"
         try:
             return await self._http.request(method, path, content=content, headers=headers)
         except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout) as problem:

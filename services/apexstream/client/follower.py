@@ -5,16 +5,18 @@ import random
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import dataclass, field
+from http import HTTPStatus
 
 import msgspec
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidProxy, InvalidStatus, InvalidURI, WebSocketException
 
 from apexstream.client.address import Address
+from apexstream.client.credentials import TokenSource, authorization
 from apexstream.client.frames import EndFrame, Frame, Pong, Refused, decode_frame
 from apexstream.client.patience import Patience, ReconnectPolicy
 from apexstream.client.position import Position, Step
-from apexstream.core.errors import DataCorruption, InvalidRequest, Unavailable
+from apexstream.core.errors import DataCorruption, InvalidRequest, Unauthenticated, Unavailable
 from apexstream.runtime.clock import Clock
 
 MESSAGE_BYTES_MAX = 8 * 1024 * 1024  # one chunk of 512 KiB, every character of it escaped, fits
@@ -23,7 +25,8 @@ PING_INTERVAL_S = 10.0
 CLOSE_TIMEOUT_S = 1.0
 
 _TERMINAL_CLOSE = range(4500, 5000)  # the gateway's word for "connecting again will not help"
-_REFUSED_CLOSE = frozenset({4400, 4401, 4403, 4404})
+_REFUSED_CLOSE = frozenset({4400, 4403, 4404})
+_WANTS_TOKEN = 4401
 _TRY_AGAIN_STATUS = frozenset({408, 425, 429})
 
 
@@ -45,9 +48,11 @@ class Follower:
     position: Position
     policy: ReconnectPolicy
     clock: Clock
+    token: TokenSource = lambda: ""
     draw: Callable[[], float] = random.random
     pause: Callable[[float], Awaitable[None]] = asyncio.sleep
     _patience: Patience = field(init=False)
+    _shown: str = ""  # the token of the newest connection
     _gap_at: int = -1  # the seq that a fresh subscription also failed to deliver
 
     def __post_init__(self) -> None:
@@ -70,7 +75,7 @@ class Follower:
                             if isinstance(frame, EndFrame):
                                 return
             except (_Lost, WebSocketException, OSError, TimeoutError) as problem:
-                _refuse_if_final(problem, self.address)
+                self._refuse_if_final(problem)
                 await self.pause(
                     self._patience.lost(
                         self.clock.monotonic(),
@@ -81,8 +86,10 @@ class Follower:
                 )
 
     def _connection(self) -> connect:
+        self._shown = self.token()
         return connect(
             self.address.websocket,
+            additional_headers=authorization(self._shown),
             compression=None,
             proxy=None if self.address.loopback else True,
             open_timeout=self.policy.connect_timeout_s,
@@ -127,6 +134,24 @@ class Follower:
         if isinstance(problem, Unavailable):
             raise _Lost(problem.what)
         raise problem
+
+    def _refuse_if_final(self, problem: Exception) -> None:
+        """Raise what the caller must see if no further connection could help."""
+        if _wants_token(problem):
+            if self.token() != self._shown:
+                return  # it was renewed meanwhile
+            raise Unauthenticated(
+                "the gateway wants a token, or a newer one",
+                where=self.address.websocket,
+                hint="Set APEX_TOKEN_FILE to a file that holds a valid one",
+            ) from problem
+        _refuse_if_final(problem, self.address)
+
+
+def _wants_token(problem: Exception) -> bool:
+    if isinstance(problem, InvalidStatus):
+        return problem.response.status_code == HTTPStatus.UNAUTHORIZED
+    return isinstance(problem, ConnectionClosed) and problem.rcvd is not None and problem.rcvd.code == _WANTS_TOKEN
 
 
 def _refuse_if_final(problem: Exception, address: Address) -> None:

@@ -21,15 +21,18 @@ from apexstream.core.errors import InvalidConfiguration
 ALGORITHM = "EdDSA"
 
 
-def signing_key(path: Path) -> Ed25519PrivateKey:
-    """The key in ``path``, which is made if there is none; the file is the secret: mode 0600."""
-    if not path.exists():
+def signing_key(path: Path, *, new: bool = False) -> Ed25519PrivateKey:
+    """The key in ``path``, which is made if there is none, or a ``new`` one in its place; the file is the secret: mode 0600."""
+    if new or not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         pem = Ed25519PrivateKey.generate().private_bytes(
             serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
         )
-        with os.fdopen(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "wb") as file:
+        fresh = path.with_suffix(".new")
+        fresh.unlink(missing_ok=True)
+        with os.fdopen(os.open(fresh, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "wb") as file:
             file.write(pem)
+        fresh.replace(path)
     if path.stat().st_mode & 0o077:
         raise InvalidConfiguration("others may read the signing key", where=str(path), hint=f"chmod 600 {path}")
     try:
@@ -67,6 +70,7 @@ def mint(
     audience: str,
     subject: str,
     scopes: Sequence[str],
+    scope_claim: str,
     tenant_claim: str,
     tenant: str,
     now_s: float,
@@ -79,7 +83,7 @@ def mint(
         "sub": subject,
         "iat": int(now_s),
         "exp": int(now_s + life_s),
-        "scope": " ".join(scopes),
+        scope_claim: " ".join(scopes),
     }
     if tenant_claim:
         claims[tenant_claim] = tenant
