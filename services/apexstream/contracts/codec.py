@@ -26,6 +26,8 @@ from apexstream.core.events import (
     ControlCommand,
     DeadLetter,
     Event,
+    Pipeline,
+    PipelineRow,
     RunnerState,
     Segment,
     SegmentChunks,
@@ -50,6 +52,8 @@ SUBJECTS: Final[Mapping[type[Event], str]] = {
     SegmentPage: "segment-page",
     StreamState: "stream-state",
     ArchiveProgress: "archive-progress",
+    Pipeline: "pipeline",
+    PipelineRow: "pipeline-row",
 }
 _SINGLE_OBJECT = b"\xc3\x01"
 _CONFLUENT = b"\x00"

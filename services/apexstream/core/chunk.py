@@ -13,6 +13,7 @@ RUN_CHUNKS_MAX = 256  # a run holds at most this many chunks …
 RUN_BYTES_MAX = 64 * 1024  # … or this many payload bytes, whichever comes first; a larger chunk travels alone
 CHUNK_BYTES_MAX = 512 * 1024  # payload of one chunk; with its checkpoint it still fits a 1 MiB record
 CHECKPOINT_BYTES_MAX = 256 * 1024
+WATERMARK_TYPE = "application/vnd.apexstream.watermark+json"  # a data chunk that says: nothing below this time follows
 
 
 class Kind(IntEnum):

@@ -246,3 +246,24 @@ class ArchiveProgress(Event, frozen=True, kw_only=True):
     segments_to: int
     control_to: int
     at_us: int
+
+
+class Pipeline(Event, frozen=True, kw_only=True):
+    """A pipeline that was submitted. On ``apex.pipelines``, keyed by ``pipeline_id``; a tombstone forgets one that has ended.
+
+    ``definition`` is JSON (``core.pipelines.Definition``). ``cancelled_us`` 0: nobody asked it to stop.
+    """
+
+    pipeline_id: str
+    definition: bytes
+    submitted_us: int
+    cancelled_us: int = 0
+    reason: str = ""
+
+
+class PipelineRow(Event, frozen=True, kw_only=True):
+    """A row of a job's state after step ``step`` of the job (None: gone), and before it. On ``apex.pipeline-state``."""
+
+    step: int
+    data: bytes | None
+    before: bytes | None = None
