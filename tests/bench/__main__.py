@@ -5,7 +5,7 @@ import sys
 
 import uvloop
 
-BENCHMARKS = ("latency", "throughput", "operators")
+BENCHMARKS = ("latency", "submit", "throughput", "operators")
 
 
 def main() -> None:

@@ -21,10 +21,12 @@ from aiokafka.structs import TopicPartition
 
 from apexstream.core.errors import DataCorruption, Unavailable
 from apexstream.log.connection import Cluster, Connection
+from apexstream.log.sessions import FetchSession, SessionFetch
 from apexstream.log.writer import unreachable
 
 _START, _END = -2, -1  # ListOffsets: the log's first offset, the offset after its last record
 _RETRY_DELAY_S = 0.1
+PACED_BYTES_MAX = 64 * 1024
 _RETRIES_MAX = 100  # of one fetch or lookup: 10 s, longer than a leader election takes
 _log = structlog.get_logger(__name__)
 
@@ -150,6 +152,23 @@ class LogReader:
             topics[topic].append((partition, offset, partition_bytes))
         request = FetchRequest(max_wait_ms, 1, 50 << 20, 0, list(topics.items()), rack_id="")
         response = await self._client.send(node, request, group=channel)
+        return self._all_fetched(response, offsets)
+
+    async def fetch_news(
+        self, node: int, offsets: Mapping[Partition, int], session: FetchSession, *, max_wait_ms: int
+    ) -> list[Fetched]:
+        """The same in a session: gives only the partitions that have records, or an error."""
+        request = SessionFetch(session, offsets, wait_ms=max_wait_ms, partition_bytes=1 << 20)
+        try:
+            response = await self._client.send(node, request)
+        except BaseException:  # cancelled too: the broker may have had it
+            session.forget()
+            raise
+        if response.API_VERSION >= 7:
+            session.answered(response.session_id, response.error_code)
+        return self._all_fetched(response, offsets)
+
+    def _all_fetched(self, response: Any, offsets: Mapping[Partition, int]) -> list[Fetched]:
         return [
             self._fetched((topic, partition), offsets[topic, partition], code, rest[-1])
             for topic, partitions in response.topics
@@ -238,21 +257,27 @@ OnRecords = Callable[[Partition, list[Record]], None]
 class Tail:
     """Follows partitions from given positions and hands new records, in order, to a callback.
 
-    ``positions`` is the offset after the last record that was handed over; it never runs ahead of the callback.
+    ``positions`` is the offset after the last record that was handed over; it never runs ahead of the callback. A fetch that
+    brought little is followed by the next one no sooner than ``pace_s`` later: what comes in quick succession is fetched
+    together, and only what follows upon something else waits for that.
     """
 
-    def __init__(self, reader: LogReader, positions: Mapping[Partition, int], on_records: OnRecords) -> None:
+    def __init__(
+        self, reader: LogReader, positions: Mapping[Partition, int], on_records: OnRecords, *, pace_s: float = 0.0
+    ) -> None:
         self.positions = dict(positions)
         self._fetching = dict(positions)
         self._reader = reader
         self._on_records = on_records
+        self._pace_s = pace_s
+        self._sessions: dict[int, FetchSession] = defaultdict(FetchSession)
 
     async def run(self) -> None:
         """Follow until cancelled. Broker failures are retried for ever; a gap in the log or a failing callback raises."""
         flights: dict[int, asyncio.Task[list[Fetched]]] = {}
         try:
             while True:
-                self._launch(flights)
+                self._launch(flights, 0.0)
                 if not flights:
                     await self._reader.retry_after(errors.LeaderNotAvailableError())
                     continue
@@ -264,13 +289,16 @@ class Tail:
                 flight.cancel()
             await asyncio.gather(*flights.values(), return_exceptions=True)
 
-    def _launch(self, flights: dict[int, asyncio.Task[list[Fetched]]]) -> None:
+    def _launch(self, flights: dict[int, asyncio.Task[list[Fetched]]], delay_s: float) -> None:
         for node, partitions in self._reader.leaders(self._fetching).items():
             if node not in flights:
                 wanted = {partition: self._fetching[partition] for partition in partitions}
-                flights[node] = asyncio.create_task(
-                    self._reader.fetch(node, wanted, max_wait_ms=500), name="tail fetch"
-                )
+                flights[node] = asyncio.create_task(self._fetch(node, wanted, delay_s), name="tail fetch")
+
+    async def _fetch(self, node: int, wanted: dict[Partition, int], delay_s: float) -> list[Fetched]:
+        if delay_s:
+            await asyncio.sleep(delay_s)
+        return await self._reader.fetch_news(node, wanted, self._sessions[node], max_wait_ms=500)
 
     async def _land(self, flights: dict[int, asyncio.Task[list[Fetched]]], node: int) -> None:
         flight = flights.pop(node)
@@ -281,7 +309,9 @@ class Tail:
             return
         for fetched in landed:
             self._fetching[fetched.partition] = fetched.next_offset
-        self._launch(flights)  # the broker prepares the next answer while this one is decoded
+        little = sum(fetched.size_bytes for fetched in landed) < PACED_BYTES_MAX
+        # The broker prepares the next answer while this one is decoded.
+        self._launch(flights, self._pace_s if landed and little else 0.0)
         for fetched in landed:
             records = fetched.records()
             self.positions[fetched.partition] = fetched.next_offset

@@ -5,6 +5,8 @@ from collections.abc import Mapping
 
 from apexstream.log.fetcher import LogReader, OnRecords, Partition, Record, Tail
 
+PACE_S = 0.005  # a task's events come within a few milliseconds: one fetch brings them all
+
 
 class View:
     """Reads every partition of the topics from the start and hands records to the topic's callback, in partition order.
@@ -29,7 +31,7 @@ class View:
             if view._behind:
                 view._note()
 
-        view = cls(Tail(reader, starts, on_records), ends)
+        view = cls(Tail(reader, starts, on_records, pace_s=PACE_S), ends)
         return view
 
     async def run(self) -> None:

@@ -15,6 +15,9 @@ from apexstream.runner.work import Work
 from apexstream.runtime.clock import Clock
 
 HEARTBEAT_S = 3.0
+COMMIT_DELAY_S = (
+    0.1  # what finishes within it is committed together; a crash before costs a look at streams that have ended
+)
 REMEMBERED_CANCELS_MAX = 10_000
 
 _log = structlog.get_logger(__name__)
@@ -192,6 +195,7 @@ class Runner:
     async def _commit(self) -> None:
         while True:
             await self._dirty.wait()
+            await asyncio.sleep(COMMIT_DELAY_S)
             self._dirty.clear()
             await self._commit_finished()
 
