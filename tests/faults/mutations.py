@@ -142,10 +142,10 @@ def checkpoint_late() -> None:
 
 def rewind_hidden() -> None:
     """The gateway tells nobody that a stream was rewound."""
-    from apexstream.gateway.hub import Subscription
+    from apexstream.gateway.subscription import Subscription
 
-    def silent(self: Any, seq: int, frame: bytes) -> None:
-        """Nothing is said."""
+    def silent(self: Any, position: Any) -> None:
+        self.move(position)
 
     _patch(Subscription, "rewind", silent)
 

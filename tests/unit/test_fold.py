@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from apexstream.core.chunk import FROM_UNKNOWN, GENESIS, Chunk, ChunkRun, Kind, chain
-from apexstream.core.fold import StreamFold, Verdict
+from apexstream.core.fold import REWOUND_MAX, StreamFold, Verdict
 
 
 def data(*payloads: bytes, last: Kind = Kind.DATA) -> tuple[Chunk, ...]:
@@ -222,3 +222,35 @@ def test_a_lost_run_is_noticed_and_never_papered_over(
 
 def _rewound_over(log: list[ChunkRun], lost: int) -> bool:
     return any(run.chunks[0].kind is Kind.RESUME and run.first_seq <= log[lost].first_seq for run in log[lost + 1 :])
+
+
+@given(st.lists(st.tuples(st.integers(1, 30), st.integers(0, 40)), max_size=200))
+def test_a_reader_that_comes_back_forgets_all_that_was_taken_back_and_no_more_than_it_must(
+    rewinds: list[tuple[int, int]],
+):
+    """Each rewind goes back to a seq from a place further on. What the fold kept answers for every number of rewinds."""
+    fold, went = StreamFold(), []
+    for forward, to in rewinds:
+        fold.next_seq = to + forward
+        fold._note_rewind(to)
+        went.append(to)
+
+    exact = len({min(went[at:]) for at in range(len(went))}) <= REWOUND_MAX
+    for told in range(len(went)):
+        kept, right = fold.kept_below(told), min(went[told:])
+        assert kept is not None
+        assert kept == right if exact else kept <= right
+        assert fold.taken_back(right, told) is None or not exact
+        assert fold.taken_back(right + 1, told) == kept
+    assert fold.kept_below(len(went)) is None
+    assert len(fold.rewound) <= REWOUND_MAX
+
+
+def test_what_is_kept_of_rewinds_is_bounded_and_stays_right_enough():
+    fold = StreamFold()
+    for number in range(1000):
+        fold.next_seq = number + 2
+        fold._note_rewind(number)
+    assert len(fold.rewound) == REWOUND_MAX
+    assert all(fold.kept_below(told) <= told for told in range(1000))
+    assert fold.kept_below(999) == 999

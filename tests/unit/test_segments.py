@@ -9,8 +9,8 @@ from tests.support.streams import CODEC, numbered
 from apexstream.core.chunk import Chunk, Kind
 from apexstream.core.errors import DataCorruption
 from apexstream.core.events import Segment, SegmentPage, SegmentRef
-from apexstream.gateway.frames import chunk_message, stream_head, websocket_frame
-from apexstream.gateway.replay import Frames, frames_of
+from apexstream.gateway.frames import JsonFrames, chunk_message, stream_head, websocket_frame
+from apexstream.gateway.replay import encode_sealed
 from apexstream.log.segments import (
     SEGMENT_BYTES_MAX,
     SEGMENT_CHUNKS_MAX,
@@ -65,29 +65,25 @@ def test_a_segment_that_was_cut_gives_the_chunks_that_count(content: list[Chunk]
 
 
 @settings(deadline=None)
-@given(st.lists(st.one_of(chunks, json_chunks), min_size=1, max_size=30), st.integers(-1, 31), st.booleans())
-def test_frames_of_a_segment_are_those_of_its_chunks(content: list[Chunk], skip: int, plain: bool) -> None:
+@given(
+    st.lists(st.one_of(chunks, json_chunks), min_size=1, max_size=30),
+    st.integers(-1, 31),
+    st.integers(0, 31),
+    st.booleans(),
+)
+def test_frames_of_a_segment_are_those_of_its_chunks(content: list[Chunk], skip: int, stop: int, plain: bool) -> None:
     if plain:
         content = [Chunk(Kind.DATA, chunk.payload, 0) for chunk in content]
     head = stream_head("s")
     expected = [websocket_frame(chunk_message(head, seq, chunk)) for seq, chunk in enumerate(content, 1000)]
 
-    frames = frames_of("s", sealed(content), lambda _, several: several)
+    encoder = JsonFrames().open("s")
+    encoded = encode_sealed(encoder, 0, sealed(content), lambda _, several: several)
 
     assert sealed(content).plain is all(c.kind is Kind.DATA and not c.content_type for c in content)
-    assert (frames.first_seq, frames.next_seq) == (1000, 1000 + len(content))
-    assert frames.since(1000 + skip) == b"".join(expected[max(skip, 0) :])
-    assert frames.closes is content[-1].kind.closes
-
-
-def test_what_lies_before_a_cut_closes_nothing() -> None:
-    content = [*numbered(2), Chunk(Kind.COMPLETE, b"{}", 0)]
-
-    def frames(count: int) -> Frames:
-        return frames_of("s", sealed(content, count), lambda _, several: several)
-
-    assert not frames(2).closes
-    assert frames(3).closes
+    assert (encoded.first_seq, encoded.next_seq) == (1000, 1000 + len(content))
+    assert encoded.whole == b"".join(expected)
+    assert encoded.between(1000 + skip, 1000 + stop, encoder) == b"".join(expected[max(skip, 0) : stop])
 
 
 @settings(deadline=None)

@@ -11,7 +11,7 @@ import msgspec
 
 from apexstream.core.chunk import Chunk, ChunkRun, Kind
 from apexstream.core.claims import tenant_of
-from apexstream.core.events import ClaimSaid, SegmentRef, StreamState, StreamStatus
+from apexstream.core.events import ClaimSaid, Rewound, SegmentRef, StreamState, StreamStatus
 from apexstream.core.fold import Outcome, StreamFold, Verdict
 from apexstream.log.index import fold_of
 from apexstream.log.segments import SEGMENT_BYTES_MAX, SEGMENT_CHUNKS_MAX
@@ -52,20 +52,6 @@ def retention_of(claims: Sequence[tuple[int, bytes]]) -> Retention:
     return Retention()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Rewinds:
-    """How often a stream went back, the lowest seq it went back to and the highest it went back from."""
-
-    count: int = 0
-    to: int = 0
-    source: int = 0
-
-    def and_one(self, to: int, source: int) -> "Rewinds":
-        """One more."""
-        lowest = to if self.count == 0 else min(self.to, to)
-        return Rewinds(count=self.count + 1, to=lowest, source=max(self.source, source))
-
-
 @dataclass(frozen=True, slots=True)
 class Part:
     """Consecutive chunks to be sealed."""
@@ -83,7 +69,6 @@ class Snapshot:
 
     fold: StreamFold
     offset: int
-    rewinds: Rewinds
     payload_bytes: int
     created_us: int
     updated_us: int
@@ -111,9 +96,10 @@ class Snapshot:
             checkpoint_data_count=fold.checkpoint_data_count,
             checkpoint_attempt=fold.checkpoint_attempt,
             claims=tuple(ClaimSaid(attempt=attempt, payload=payload) for attempt, payload in fold.claims),
-            rewinds=self.rewinds.count,
-            rewound_to=self.rewinds.to,
-            rewound_from=self.rewinds.source,
+            rewinds=fold.rewinds,
+            rewound_to=fold.rewound[0][1] if fold.rewound else 0,
+            rewound_from=fold.rewound_from,
+            rewound=tuple(Rewound(number=number, seq=seq) for number, seq in fold.rewound),
             segments=segments,
             payload_bytes=self.payload_bytes,
             created_us=self.created_us,
@@ -138,7 +124,7 @@ class OpenStream:
 
     __slots__ = (
         "_bytes", "_created_us", "_cut", "_fold", "_offset", "_parts", "_payload_bytes", "_pending", "_pending_seq",
-        "_rest", "_rewinds", "_since", "_snapshot", "_updated_us", "charged", "segments", "stream_id",
+        "_rest", "_since", "_snapshot", "_updated_us", "charged", "segments", "stream_id",
     )  # fmt: skip
 
     def __init__(self, stream_id: str, state: StreamState | None) -> None:
@@ -147,10 +133,8 @@ class OpenStream:
         self.segments: tuple[SegmentRef, ...] = () if state is None else state.segments
         self._fold = StreamFold() if state is None else fold_of(state)
         self._offset = 0 if state is None else state.offset
-        self._rewinds = Rewinds()
         self._payload_bytes = self._created_us = self._updated_us = 0
         if state is not None:
-            self._rewinds = Rewinds(count=state.rewinds, to=state.rewound_to, source=state.rewound_from)
             self._payload_bytes = state.payload_bytes
             self._created_us, self._updated_us = state.created_us, state.updated_us
         self._pending: list[Chunk] = []
@@ -186,7 +170,6 @@ class OpenStream:
             return None
         if self._pending and self._overfills(run):
             self.seal()  # before this record: a state can only be between two
-        before = self._fold.next_seq
         outcome = self._fold.apply(run)
         if outcome.verdict in {Verdict.DEAD, Verdict.VIOLATION}:
             return outcome
@@ -194,7 +177,6 @@ class OpenStream:
         if outcome.verdict is Verdict.ACCEPTED:
             self._collect(run.chunks)
         elif outcome.verdict is Verdict.REWOUND:
-            self._rewinds = self._rewinds.and_one(outcome.seq, before)
             self._rewind(outcome.seq)
         return outcome
 
@@ -207,7 +189,6 @@ class OpenStream:
         self._snapshot = Snapshot(
             fold=replace(self._fold),
             offset=self._offset,
-            rewinds=self._rewinds,
             payload_bytes=self._payload_bytes,
             created_us=self._created_us,
             updated_us=self._updated_us,

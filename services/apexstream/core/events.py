@@ -196,6 +196,13 @@ class ClaimSaid(Event, frozen=True, kw_only=True):
     payload: bytes
 
 
+class Rewound(Event, frozen=True, kw_only=True):
+    """The ``number``-th rewind of a stream went back to ``seq``, and no later one as far."""
+
+    number: int
+    seq: int
+
+
 class StreamState(Event, frozen=True, kw_only=True):
     """The fold's state of a stream at ``offset`` of its chunk partition, and where its content is sealed.
 
@@ -229,6 +236,7 @@ class StreamState(Event, frozen=True, kw_only=True):
     expires_us: int
     options: bytes = b""
     tenant: str = ""  # whose stream this is; stays when the content is gone
+    rewound: tuple[Rewound, ...] = ()  # what the fold keeps of rewinds; versions 1 and 2 have rewound_to alone
 
 
 class ArchiveProgress(Event, frozen=True, kw_only=True):

@@ -11,12 +11,17 @@ The rules, and the failure each one prevents:
 * A closed stream takes nothing more.
 
 The state is bounded: it holds no chunk, the last checkpoint only, and what each attempt said when it claimed the stream.
+Of the rewinds it keeps what somebody who comes back must be told: for any number of rewinds that a reader knows of, the
+lowest seq that the later ones took back.
 """
 
 from dataclasses import dataclass
 from enum import Enum, auto
 
 from apexstream.core.chunk import FROM_UNKNOWN, GENESIS, ChunkRun, Kind, chain
+
+REWOUND_MAX = 64  # places that are kept of rewinds; of more, the oldest become one, at the lower place
+UNTOLD = -1  # rewinds that a reader knows of, if it does not say
 
 
 class Verdict(Enum):
@@ -60,6 +65,11 @@ class StreamFold:
     checkpoint_data_count: int = 0
     checkpoint_attempt: int = 0  # that wrote it
     claims: tuple[tuple[int, bytes], ...] = ()  # attempts whose claim said something (their wrapped data key), and what
+    rewinds: int = 0  # how often the stream went back
+    rewound: tuple[
+        tuple[int, int], ...
+    ] = ()  # number of a rewind, the seq it went to: those that no later one undercuts
+    rewound_from: int = 0  # the highest next seq that it went back from
 
     def apply(self, run: ChunkRun) -> Outcome:
         """Fold one run in and say what became of it. Never raises for anything that a log can hold."""
@@ -71,6 +81,20 @@ class StreamFold:
             # A newer attempt cannot write before its claim; an older one, or the loser of a tie, is a zombie.
             return _DEAD if run.attempt <= self.attempt else _violation("written before its claim", run)
         return self._append(run)
+
+    def kept_below(self, told: int) -> int | None:
+        """The seq before which everything still counts that counted after the first ``told`` rewinds; None: all of it."""
+        return next((seq for number, seq in self.rewound if number > told), None)
+
+    def taken_back(self, next_seq: int, told: int) -> int | None:
+        """From where on a reader must forget: it has all before ``next_seq`` and knows of ``told`` rewinds. None: nothing.
+
+        With ``told`` ``UNTOLD`` the answer may name more than the reader has wrong, never less.
+        """
+        seq = self.kept_below(max(told, 0))
+        if seq is None or seq >= next_seq or (told == UNTOLD and next_seq > self.rewound_from):
+            return None
+        return seq
 
     def _fence(self, run: ChunkRun) -> Outcome:
         if len(run.chunks) != 1:
@@ -97,12 +121,22 @@ class StreamFold:
         if place is None or place[0] != run.hash:
             return _violation("resumes at a place that the log does not hold", run)
         rewound = seq < self.next_seq
+        if rewound:
+            self._note_rewind(seq)
         self.next_seq, self.fenced = seq, False
         self.hash, self.data_count = place
         if seq < self.checkpoint_seq:
             self.checkpoint, self.checkpoint_seq = None, 0
             self.checkpoint_hash, self.checkpoint_data_count = GENESIS, 0
         return Outcome(Verdict.REWOUND if rewound else Verdict.RESUMED, seq)
+
+    def _note_rewind(self, seq: int) -> None:
+        self.rewinds += 1
+        self.rewound_from = max(self.rewound_from, self.next_seq)
+        kept = [*(entry for entry in self.rewound if entry[1] < seq), (self.rewinds, seq)]
+        if len(kept) > REWOUND_MAX:
+            kept[:2] = [(kept[1][0], kept[0][1])]
+        self.rewound = tuple(kept)
 
     def _append(self, run: ChunkRun) -> Outcome:
         if self.fenced:

@@ -1,5 +1,7 @@
-"""The gateway: takes submissions and control over HTTP and relays streams over WebSockets.
+"""The gateway: takes submissions and control over HTTP and relays streams in several protocols.
 
-:mod:`frames` is the wire format (pure), :mod:`hub` the delivery engine, :mod:`viewer` one socket's end of it,
-:mod:`registry` what the gateway knows of tasks and actions, :mod:`app` the routes, :mod:`build` wires it.
+:mod:`hub` is the delivery engine, which every protocol reads through: :mod:`encoding` says what a protocol adds to it,
+:mod:`subscription` is one viewer's reading, :mod:`reader` the same for protocols that answer a request with a stream,
+:mod:`cursors` how anyone comes back. :mod:`registry` is what the gateway knows of tasks and actions, :mod:`app` assembles
+the routes of the protocols, :mod:`build` wires it all.
 """

@@ -6,7 +6,6 @@ import errno
 import os
 import socket
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import structlog
@@ -17,12 +16,15 @@ from apexstream.core.errors import InvalidConfiguration
 from apexstream.core.events import Event
 from apexstream.core.ids import new_id
 from apexstream.core.tiers import Tier
-from apexstream.gateway.app import Gateway
+from apexstream.gateway.app import make_app
+from apexstream.gateway.cursors import Cursors, shared_key
 from apexstream.gateway.frames import COMMAND_BYTES_MAX
 from apexstream.gateway.hub import Hub
+from apexstream.gateway.parts import Parts
 from apexstream.gateway.registry import Registry
 from apexstream.gateway.replay import Replays
-from apexstream.gateway.viewer import FrameSocket
+from apexstream.gateway.static import page_folder
+from apexstream.gateway.websocket import FrameSocket
 from apexstream.log.cipher import local_keys
 from apexstream.log.connection import connection
 from apexstream.log.fetcher import LogReader, Partition
@@ -97,16 +99,17 @@ async def serve(settings: Settings, *, ready: Callable[[str], None], stop: async
                 return "Kafka does not answer"
             return "" if view.caught_up.is_set() and index.caught_up.is_set() else "still reading what happened before"
 
-        gateway = Gateway(
+        parts = Parts(
             registry=registry,
             hub=hub,
+            cursors=Cursors(shared_key(settings), await scans.topic_id(topics["chunks"])),
             publish=publish,
             clock=clock,
             new_task_id=lambda: new_id(clock.now_us() // 1000, os.urandom(10)),
             name=name,
             is_ready=is_ready,
         )
-        server = _Server(_config(gateway.app(page_folder()), settings))
+        server = _Server(_config(make_app(parts, page_folder()), settings))
 
         async def web() -> None:
             await view.caught_up.wait()
@@ -142,12 +145,6 @@ def listen(host: str, port: int) -> socket.socket:
         ) from problem
     listener.setblocking(False)
     return listener
-
-
-def page_folder() -> Path | None:
-    """Where the built page lies, or None if it was not built."""
-    folder = Path(__file__).with_name("page")
-    return folder if (folder / "index.html").is_file() else None
 
 
 def _partition(writer: Writer, topic: str, stream_id: str) -> Partition:

@@ -4,6 +4,7 @@ A chunk's JSON payload is put into its frame as it lies in the log, so a frame i
 """
 
 import base64
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -77,6 +78,50 @@ def chunk_message(head: bytes, seq: int, chunk: Chunk) -> bytes:
 def rewind_message(head: bytes, seq: int) -> bytes:
     """Tells a viewer to forget everything from ``seq`` on."""
     return b'{"type":"stream_rewind"%b%d}' % (head, seq)
+
+
+class JsonFrames:
+    """The encoding of the WebSocket: a text frame for each message; see :class:`apexstream.gateway.encoding.Encoding`."""
+
+    name = "websocket"
+
+    def open(self, stream_id: str) -> "JsonFrameEncoder":
+        """The encoder of a stream."""
+        return JsonFrameEncoder(stream_head(stream_id))
+
+
+class JsonFrameEncoder:
+    """Writes the frames of one stream."""
+
+    __slots__ = ("_head",)
+
+    def __init__(self, head: bytes) -> None:
+        self._head = head
+
+    def chunk(self, seq: int, rewinds: int, chunk: Chunk) -> bytes:  # noqa: ARG002 - the protocol's messages have none
+        """The frame of a chunk."""
+        return websocket_frame(chunk_message(self._head, seq, chunk))
+
+    def rewind(self, seq: int, rewinds: int) -> bytes:  # noqa: ARG002
+        """The frame of a rewind."""
+        return websocket_frame(rewind_message(self._head, seq))
+
+    def join(self, pieces: Sequence[bytes]) -> bytes:
+        """One frame after the other."""
+        return b"".join(pieces)
+
+    def plain(self, first_seq: int, rewinds: int, payloads: Sequence[bytes]) -> list[bytes]:  # noqa: ARG002
+        """Frames of JSON data chunks."""
+        before = b'{"type":"stream_update"' + self._head
+        frames = []
+        for seq, payload in enumerate(payloads, first_seq):
+            message = b'%b%d,"data":%b}' % (before, seq, payload or b"null")
+            length = len(message)
+            if 126 <= length < 65536:
+                frames.append(b"\x81\x7e%b%b" % (length.to_bytes(2, "big"), message))
+            else:
+                frames.append(websocket_frame(message))
+        return frames
 
 
 def error_message(problem: ApexError, stream_id: str = "") -> bytes:

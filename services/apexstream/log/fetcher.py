@@ -21,6 +21,7 @@ from aiokafka.structs import TopicPartition
 
 from apexstream.core.errors import DataCorruption, Unavailable
 from apexstream.log.connection import Cluster, Connection
+from apexstream.log.epoch import DescribeTopicIdRequest, topic_id
 from apexstream.log.sessions import FetchSession, SessionFetch
 from apexstream.log.writer import unreachable
 
@@ -100,6 +101,21 @@ class LogReader:
                 return [(topic, partition) for partition in sorted(known)]
             await self._refresh()
         raise Unavailable(f"there is no topic {topic}", where=str(self._to), hint="Run `apexstream topics apply`")
+
+    async def topic_id(self, topic: str) -> str:
+        """Kafka's id of ``topic``, which another topic of that name does not have. The topic must exist."""
+        problem: BaseException = errors.LeaderNotAvailableError()
+        for _ in range(_RETRIES_MAX):
+            for broker in self._client.cluster.brokers():
+                try:
+                    found = topic_id(await self._client.send(broker.nodeId, DescribeTopicIdRequest(topic)))
+                except errors.KafkaError as failure:
+                    problem = failure
+                    continue
+                if found:
+                    return found
+            await self._refresh()
+        raise unreachable(self._to, problem)
 
     async def starts(self, partitions: Iterable[Partition]) -> dict[Partition, int]:
         """The first offset that each partition still holds."""

@@ -58,7 +58,16 @@ def fold_of(state: StreamState) -> StreamFold:
         checkpoint_data_count=state.checkpoint_data_count,
         checkpoint_attempt=state.checkpoint_attempt,
         claims=tuple((said.attempt, said.payload) for said in state.claims),
+        rewinds=state.rewinds,
+        rewound=_rewound(state),
+        rewound_from=state.rewound_from,
     )
+
+
+def _rewound(state: StreamState) -> tuple[tuple[int, int], ...]:
+    if state.rewinds and not state.rewound:  # written before version 3
+        return ((state.rewinds, state.rewound_to),)
+    return tuple((rewound.number, rewound.seq) for rewound in state.rewound)
 
 
 def check_readable(state: StreamState, now_us: int) -> None:

@@ -157,6 +157,15 @@ class Settings(BaseSettings):
         Literal["off", "local"],
         Field(description="local: payloads and checkpoints are encrypted with keys in the file keys.db of APEX_HOME."),
     ] = "off"
+    cursor_key_file: Annotated[
+        str,
+        Field(
+            description="File with the key (16 to 64 bytes) that all gateways sign cursors with; empty: one of APEX_HOME."
+        ),
+    ] = ""
+    gateway_workers: Annotated[
+        int, Field(ge=1, le=64, description="Processes that `apexstream serve gateway` runs on its one port.")
+    ] = 1
     seal_after_s: Annotated[
         float,
         Field(gt=0, le=3600, description="How long a chunk may wait to be sealed into a segment with others, seconds."),

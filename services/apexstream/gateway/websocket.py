@@ -7,18 +7,24 @@ costs. They are complete and pass around uvicorn's frame encoder, which only wri
 import asyncio
 from typing import Any
 
+from starlette.routing import BaseRoute, WebSocketRoute
 from starlette.websockets import WebSocket, WebSocketDisconnect
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from websockets.http11 import Request
 
-from apexstream.core.errors import InvalidRequest
-from apexstream.gateway.frames import PONG, Ping, Subscribe, error_message, read_command, websocket_frame
-from apexstream.gateway.hub import Hub, Subscription
+from apexstream.core.errors import ApexError, InvalidRequest
+from apexstream.core.fold import UNTOLD
+from apexstream.gateway.cursors import Position
+from apexstream.gateway.frames import PONG, JsonFrames, Ping, Subscribe, error_message, read_command, websocket_frame
+from apexstream.gateway.hub import Hub
+from apexstream.gateway.parts import Parts
+from apexstream.gateway.subscription import Subscription
 
 BEHIND_BYTES_MAX = 4 * 1024 * 1024  # unread by the client; past this it is closed, and may come back and resume
 SUBSCRIPTIONS_MAX = 1_000
 CLOSE_SLOW = 4008  # 4000-4499: reconnect and resume
 
+JSON_FRAMES = JsonFrames()
 _EXTENSION = "apexstream.socket"
 
 
@@ -33,7 +39,7 @@ class FrameSocket(WebSocketsSansIOProtocol):
 
 
 class SocketViewer:
-    """The viewer behind one socket; see :class:`apexstream.gateway.hub.Viewer`."""
+    """The viewer behind one socket; see :class:`apexstream.gateway.subscription.Viewer`."""
 
     def __init__(self, socket: FrameSocket) -> None:
         self._socket = socket
@@ -42,8 +48,22 @@ class SocketViewer:
         self._bytes = 0
         self.too_slow = asyncio.Event()
 
-    def send(self, frames: bytes) -> None:
+    def began(self, subscription: Subscription) -> None:
+        """Nothing to say."""
+
+    def send(self, subscription: Subscription, data: bytes) -> None:  # noqa: ARG002
         """Write with whatever else this turn of the loop brings."""
+        self.write(data)
+
+    def caught_up(self, subscription: Subscription) -> None:
+        """Nothing to say."""
+
+    def failed(self, subscription: Subscription, problem: ApexError) -> None:
+        """Tell the client; the socket stays open."""
+        self.write(websocket_frame(error_message(problem, subscription.stream_id)))
+
+    def write(self, frames: bytes) -> None:
+        """Queue complete frames."""
         if not self._frames:
             self._loop.call_soon(self._flush)
         self._frames.append(frames)
@@ -65,6 +85,21 @@ class SocketViewer:
             self.too_slow.set()
             return
         transport.write(data)
+
+
+class WebSockets:
+    """The route."""
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+
+    def routes(self) -> list[BaseRoute]:
+        """Where it is."""
+        return [WebSocketRoute("/stream", self.stream)]
+
+    async def stream(self, websocket: WebSocket) -> None:
+        """The WebSocket at ``/stream``."""
+        await serve_socket(websocket, self._parts.hub)
 
 
 async def serve_socket(websocket: WebSocket, hub: Hub) -> None:
@@ -99,13 +134,13 @@ async def _commands(
         try:
             _follow(message, viewer, hub, subscriptions)
         except InvalidRequest as problem:
-            viewer.send(websocket_frame(error_message(problem)))
+            viewer.write(websocket_frame(error_message(problem)))
 
 
 def _follow(message: Any, viewer: SocketViewer, hub: Hub, subscriptions: dict[str, Subscription]) -> None:
     command = read_command(message.get("text") or message.get("bytes") or b"")
     if isinstance(command, Ping):
-        viewer.send(websocket_frame(PONG))
+        viewer.write(websocket_frame(PONG))
         return
     old = subscriptions.pop(command.stream_id, None)
     if old is not None:
@@ -113,4 +148,6 @@ def _follow(message: Any, viewer: SocketViewer, hub: Hub, subscriptions: dict[st
     if isinstance(command, Subscribe):
         if len(subscriptions) >= SUBSCRIPTIONS_MAX:
             raise InvalidRequest(f"more than {SUBSCRIPTIONS_MAX} streams on one socket", hint="Open another socket")
-        subscriptions[command.stream_id] = hub.subscribe(command.stream_id, command.from_seq, viewer)
+        subscriptions[command.stream_id] = hub.subscribe(
+            command.stream_id, Position(command.from_seq, UNTOLD), viewer, JSON_FRAMES
+        )

@@ -1,0 +1,92 @@
+"""HTTP answers that all routes share: JSON, errors by their code, bodies within a limit."""
+
+from typing import Any, TypeVar
+
+import msgspec
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+
+from apexstream.core.errors import ApexError, InvalidRequest
+
+BODY_BYTES_MAX = 512 * 1024
+STATUS = {
+    "bad_request": 400,
+    "beyond_end": 400,
+    "cursor_invalid": 400,
+    "unknown_action": 404,
+    "unknown_task": 404,
+    "conflict": 409,
+    "cursor_epoch": 410,
+    "erased": 410,
+    "expired": 410,
+    "too_large": 413,
+    "invalid_parameters": 422,
+    "unavailable": 503,
+    "outcome_unknown": 503,
+}
+"""HTTP status by an error's code; 500 for those that are not here."""
+
+T = TypeVar("T")
+
+
+class TooLarge(InvalidRequest):
+    """The request's body is over ``BODY_BYTES_MAX``."""
+
+    code = "too_large"
+
+
+class Conflict(ApexError):
+    """The request does not fit the state that the task is in."""
+
+    code = "conflict"
+
+
+def answer(content: Any, status: int = 200) -> Response:
+    """``content`` as JSON."""
+    return Response(
+        msgspec.json.encode(content), status, {"x-content-type-options": "nosniff"}, media_type="application/json"
+    )
+
+
+def refusal(problem: ApexError) -> Response:
+    """The answer that tells of ``problem``."""
+    return answer({"error": problem.as_dict()}, STATUS.get(problem.code, 500))
+
+
+def parse(body: bytes, kind: type[T]) -> T:
+    """A JSON body as a ``kind``; :class:`InvalidRequest` if it is none."""
+    try:
+        return msgspec.json.decode(body, type=kind)
+    except (msgspec.DecodeError, RecursionError, UnicodeError) as problem:
+        raise InvalidRequest(str(problem), where="body") from None
+
+
+async def read_body(request: Request, bytes_max: int = BODY_BYTES_MAX) -> bytes:
+    """The whole body; :class:`TooLarge` as soon as it is over ``bytes_max``."""
+    parts, size = [], 0
+    async for part in request.stream():
+        size += len(part)
+        if size > bytes_max:
+            raise TooLarge(f"the body is over {bytes_max} bytes", where="body", hint="Pass large input by reference")
+        parts.append(part)
+    return b"".join(parts)
+
+
+async def refuse(_: Request, problem: Exception) -> Response:
+    """Starlette's handler of our errors."""
+    assert isinstance(problem, ApexError)  # noqa: S101 - how it is registered
+    return refusal(problem)
+
+
+async def refuse_http(_: Request, problem: Exception) -> Response:
+    """Starlette's handler of its own errors."""
+    assert isinstance(problem, HTTPException)  # noqa: S101 - how it is registered
+    codes = {404: "not_found", 405: "method_not_allowed"}
+    error = {"code": codes.get(problem.status_code, "bad_request"), "message": problem.detail}
+    return answer({"error": error}, problem.status_code)
+
+
+async def fail(_: Request, __: Exception) -> Response:
+    """Starlette's handler of what nobody expected."""
+    return answer({"error": {"code": "internal", "message": "the gateway failed; its log says why"}}, 500)

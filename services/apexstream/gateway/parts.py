@@ -1,0 +1,27 @@
+"""What the routes of all protocols are made of."""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any
+
+from apexstream.gateway.cursors import Cursors
+from apexstream.gateway.hub import Hub
+from apexstream.gateway.registry import Registry
+from apexstream.runtime.clock import Clock
+
+Publish = Callable[[str, str, Any], Awaitable[object]]
+"""Appends an event (None: a tombstone) to the named topic (without prefix), keyed by task id; returns once acknowledged."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parts:
+    """``name`` is this gateway's in events; ``is_ready`` gives the reason why it is not, or an empty text."""
+
+    registry: Registry
+    hub: Hub
+    cursors: Cursors
+    publish: Publish
+    clock: Clock
+    new_task_id: Callable[[], str]
+    name: str
+    is_ready: Callable[[], str]

@@ -1,0 +1,30 @@
+"""The built page."""
+
+from pathlib import Path
+from typing import Any
+
+from starlette.responses import Response
+from starlette.staticfiles import StaticFiles
+
+_SECURITY = {
+    "content-security-policy": "default-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'",
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "no-referrer",
+}
+
+
+def page_folder() -> Path | None:
+    """Where the built page lies, or None if it was not built."""
+    folder = Path(__file__).with_name("page")
+    return folder if (folder / "index.html").is_file() else None
+
+
+class Page(StaticFiles):
+    """The built page, under a policy that lets it load nothing from elsewhere."""
+
+    async def get_response(self, path: str, scope: Any) -> Response:
+        response = await super().get_response(path, scope)
+        response.headers.update(_SECURITY)
+        hashed = path.startswith("assets/")  # Vite puts the content's hash into these names
+        response.headers["cache-control"] = "public, max-age=31536000, immutable" if hashed else "no-cache"
+        return response
