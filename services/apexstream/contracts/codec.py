@@ -26,6 +26,7 @@ from apexstream.core.events import (
     ControlCommand,
     DeadLetter,
     Event,
+    PathState,
     Pipeline,
     PipelineRow,
     RunnerState,
@@ -52,6 +53,7 @@ SUBJECTS: Final[Mapping[type[Event], str]] = {
     SegmentPage: "segment-page",
     StreamState: "stream-state",
     ArchiveProgress: "archive-progress",
+    PathState: "path-state",
     Pipeline: "pipeline",
     PipelineRow: "pipeline-row",
 }

@@ -275,3 +275,38 @@ class PipelineRow(Event, frozen=True, kw_only=True):
     step: int
     data: bytes | None
     before: bytes | None = None
+
+
+class PathStatus(StrEnum):
+    """What a path of the Durable Streams protocol is."""
+
+    UNKNOWN = "unknown"  # written by a newer version
+    LIVE = "live"
+    GONE = "gone"  # deleted or expired, but forks of it still read its content
+    DELETED = "deleted"
+
+
+class PathState(Event, frozen=True, kw_only=True):
+    """The stream that a path names, and its configuration. On ``apex.paths``, keyed by ``path``.
+
+    A state counts only if its ``version`` is higher than that of the one before it in the log: of two changes made from the
+    same state, the first wins. Its content is the fork's source ``parent_stream_id`` up to ``fork_seq``, if it has one, then
+    the stream ``stream_id``.
+    """
+
+    path: str
+    version: int
+    change_id: str  # of the change that made it, so that who made it finds out whether it counts
+    status: PathStatus
+    stream_id: str
+    content_type: str
+    ttl_s: int  # since the last access; -1: none
+    expires_at: str  # as the client wrote it
+    expires_us: int  # what that means; 0: never
+    created_us: int
+    accessed_us: int  # no earlier than the last access less a sixteenth of ttl_s
+    changed_us: int
+    parent_path: str = ""
+    parent_stream_id: str = ""
+    fork_seq: int = 0
+    fork_sub: int = 0  # bytes or messages of the source after fork_seq that the stream begins with
