@@ -61,6 +61,10 @@ faults: $(VENV)/dev.stamp ## Kill real processes: the named cases, then 200 kill
 lint: $(VENV)/dev.stamp ## Style, types, import contracts
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports
 
+.PHONY: metrics
+metrics: $(VENV)/run.stamp ## Write docs/metrics.md anew from the declarations
+	$(BIN)/apexstream metrics -o markdown > docs/metrics.md
+
 .PHONY: bench
 bench: $(VENV)/dev.stamp ## Benchmarks: ratios of paired runs on this machine
 	$(BIN)/python -m tests.bench $(ARGS)

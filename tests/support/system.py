@@ -6,9 +6,10 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
+from types import MappingProxyType
 
 import httpx
 
@@ -31,11 +32,12 @@ async def own_broker(*services: str) -> AsyncIterator[tuple[str, str]]:
 
 
 @asynccontextmanager
-async def processes(bootstrap: str, prefix: str, *services: str) -> AsyncIterator[str]:
-    """Run ``services`` on a broker with topics of their own; give the gateway's URL."""
+async def processes(
+    bootstrap: str, prefix: str, *services: str, metrics_ports: Mapping[str, int] = MappingProxyType({}), **more: str
+) -> AsyncIterator[str]:
+    """Run ``services`` on a broker with topics of their own; give the gateway's URL. ``more`` is environment."""
     await admin.apply([topic.renamed(prefix) for topic in load_catalogue()], bootstrap)
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    (port,) = free_ports(1)
     environ = {
         **os.environ,
         "KAFKA_BOOTSTRAP_SERVERS": bootstrap,
@@ -43,9 +45,14 @@ async def processes(bootstrap: str, prefix: str, *services: str) -> AsyncIterato
         "APEX_PORT": str(port),
         "APEX_LOG_LEVEL": "warning",
         "PYTHONPATH": os.pathsep.join([str(PLUGINS), *filter(None, [os.environ.get("PYTHONPATH")])]),
+        **more,
     }
     started = [
-        subprocess.Popen([sys.executable, "-m", "apexstream", "serve", name], env=environ) for name in services or ALL
+        subprocess.Popen(
+            [sys.executable, "-m", "apexstream", "serve", name],
+            env=environ | {"APEX_METRICS_PORT": str(metrics_ports.get(name, 0))},
+        )
+        for name in services or ALL
     ]
     url = f"http://127.0.0.1:{port}"
     try:
@@ -56,6 +63,15 @@ async def processes(bootstrap: str, prefix: str, *services: str) -> AsyncIterato
             process.terminate()
         for process in started:
             process.wait(30)
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports of this machine that nobody listens on now."""
+    held = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [each.getsockname()[1] for each in held]
+    for each in held:
+        each.close()
+    return ports
 
 
 async def _answering(url: str) -> None:

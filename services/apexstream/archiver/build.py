@@ -18,6 +18,7 @@ from apexstream.log.index import StreamIndex
 from apexstream.log.segments import SegmentReader
 from apexstream.log.trim import delete_before
 from apexstream.log.writer import Writer
+from apexstream.runtime import meters
 from apexstream.runtime.clock import SystemClock
 from apexstream.runtime.settings import Settings
 from apexstream.runtime.supervise import run_until
@@ -37,6 +38,7 @@ async def serve(settings: Settings, *, ready: Callable[[str], None], stop: async
         memory_bytes=settings.archiver_memory_mb << 20,
     )
     held = Held()
+    meters.ARCHIVER_HELD.read(lambda: held.bytes)
     async with (
         Writer(kafka, client_id=name, timeout_s=settings.append_timeout_s) as writer,
         LogReader(kafka, client_id=f"{name}-view") as views,

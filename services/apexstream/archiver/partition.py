@@ -20,6 +20,7 @@ from apexstream.core.fold import Verdict
 from apexstream.log.fetcher import Record
 from apexstream.log.index import progress_key
 from apexstream.log.pull import Pull
+from apexstream.runtime import meters
 
 FETCH_WAIT_MS = 500
 RETRY_DELAY_S = 1.0
@@ -83,6 +84,7 @@ class PartitionArchive:
                 await self._wait(RETRY_DELAY_S, problem)
 
     async def _wait(self, delay_s: float, problem: ApexError) -> None:
+        meters.ARCHIVER_DEPOSED.of(problem.code).value += 1
         _log.warning("archiving interrupted", partition=self._number, error=str(problem), again_in_s=delay_s)
         await asyncio.sleep(delay_s)
 
@@ -119,6 +121,9 @@ class Tenure:
         segments = (self._archive.segments, self._number)
         monotonic = self._archive.clock.monotonic
         tick_at = 0.0
+        forget = meters.ARCHIVER_BEHIND.read(
+            lambda: self._archive.reader.lag({self._chunks.partition: self._progress.sealed_to})
+        )
         try:
             await self._sealer.sweep((await self._archive.reader.ends([segments]))[segments])
             while True:
@@ -130,6 +135,7 @@ class Tenure:
                     await self._tick()
                     tick_at = monotonic() + self._limits.tick_s
         finally:
+            forget()
             self._held.bytes -= self._bytes
 
     def _wait_ms(self, until_tick_s: float) -> int:
@@ -162,6 +168,7 @@ class Tenure:
             return None
         outcome = stream.take(run, record.offset, record.timestamp * 1000, now)
         if outcome is not None and outcome.verdict is Verdict.VIOLATION:
+            meters.VIOLATIONS.of("archiver").value += 1
             _log.error("the log breaks a rule of the stream record", reason=outcome.reason, at=self._at(record))
         if stream.since is not None:
             self._open[key] = stream
@@ -261,6 +268,8 @@ class Tenure:
         if streams:
             ends = [(stream_id, status, tenant) for stream_id, (status, tenant) in streams.items()]
             await self._sealer.end(ends, self._archive.clock.now_us())
+            for _, status, _ in ends:
+                meters.STREAMS_GONE.of(status.value).value += 1
             _log.info("streams erased", partition=self._number, streams=sorted(streams))
 
     async def _restore(self) -> None:
@@ -295,6 +304,7 @@ class Tenure:
             before = min(old, self._progress.sealed_to)
             if before > start:
                 await self._trim(self._number, before)
+                meters.TRIMMED.of().value += before - start
                 _log.info("trimmed", partition=self._number, before=before, records=before - start)
         except ApexError as problem:
             _log.warning("chunks were not trimmed", partition=self._number, error=str(problem))

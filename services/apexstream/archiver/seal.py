@@ -26,6 +26,7 @@ from apexstream.log.segments import (
     segment_key,
     split,
 )
+from apexstream.runtime import meters
 
 WAVE_BYTES_MAX = 32 * 1024  # of segments in one batch: who wants one of them is given the whole batch
 
@@ -167,7 +168,10 @@ class Sealer:
         offsets = await self._append(
             (segment_key(plan.stream.stream_id, ref.number), value) for plan, ref, value in packed
         )
-        for (plan, ref, _), offset in zip(packed, offsets, strict=True):
+        meters.SEALED_SEGMENTS.of().value += len(packed)
+        for (plan, ref, value), offset in zip(packed, offsets, strict=True):
+            meters.SEALED_CHUNKS.of().value += ref.count
+            meters.SEALED_BYTES.of().value += len(value)
             plan.segments.append(msgspec.structs.replace(ref, offset=offset))
 
     def _packed(self, plan: _Plan) -> Iterator[tuple[SegmentRef, bytes]]:
@@ -189,6 +193,8 @@ class Sealer:
         below, stream_id, number = plan.segments[chosen], plan.stream.stream_id, self._number()
         value = pack_page(self._archive.codec, stream_id, number, below)
         (offset,) = await self._append([(segment_key(stream_id, number), value)])
+        meters.SEALED_SEGMENTS.of().value += 1
+        meters.SEALED_BYTES.of().value += len(value)
         plan.segments[chosen] = [
             SegmentRef(
                 offset=offset,

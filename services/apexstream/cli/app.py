@@ -292,6 +292,18 @@ def settings_command(output: OutputOption = "text") -> None:
     raise typer.Exit(list_settings(output))
 
 
+@app.command("metrics")
+def metrics_command(
+    output: Annotated[
+        Literal["text", "json", "markdown"], typer.Option("-o", "--output", help="text, json, or markdown.")
+    ] = "text",
+) -> None:
+    """List every metric: its name, kind, unit, labels, what it means."""
+    from apexstream.cli.metrics import list_metrics
+
+    raise typer.Exit(list_metrics(output))
+
+
 @app.command("version")
 def version_command() -> None:
     """Show the version."""

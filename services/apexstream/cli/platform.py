@@ -125,6 +125,8 @@ class Platform:
         """What a service is told in addition to our own environment, as soon as Kafka can be used."""
         bootstrap = await asyncio.shield(self._bootstrap)
         environ = {"KAFKA_BOOTSTRAP_SERVERS": bootstrap, "APEX_PORT": str(self._port)}
+        if self._settings.metrics_port:
+            environ["APEX_METRICS_PORT"] = _counted(self._settings.metrics_port, service)
         if self._settings.instance:
             environ["APEX_INSTANCE"] = f"{self._settings.instance}-{service}"
         return environ
@@ -135,3 +137,8 @@ class Platform:
         self._port = port  # a gateway that is started again must not move
         shown = self._settings.model_copy(update={"port": port, "gateway_url": ""}).url
         return Addresses(shown, f"ws{shown.removeprefix('http')}/stream", bootstrap)
+
+
+def _counted(port: int | str, service: str) -> str:
+    """The port of a service's metrics: services on one machine each need their own."""
+    return str(port + SERVICES.index(service)) if isinstance(port, int) else port

@@ -2,7 +2,8 @@
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib import import_module
 
 import structlog
@@ -28,11 +29,29 @@ def serve(service: str, supervisor_fd: int | None) -> ExitCode:
         settings = load_settings()
         settings = settings.model_copy(update={"bootstrap_servers": kafka_servers(settings)})
         configure_logs(settings, service=service)
-        return _run(work, settings, leash)
+        with _probes(service, settings):
+            return _run(work, settings, leash)
     except ApexError as problem:
         if leash is not None:
             leash.report(Report(failed=problem.as_dict()))
         raise
+
+
+@contextmanager
+def _probes(service: str, settings: Settings) -> Iterator[None]:
+    """Metrics and health of this process, as long as it runs."""
+    if settings.metrics_port == "off":
+        yield
+        return
+    from apexstream.runtime.exposition import renderer
+    from apexstream.runtime.health import HEALTH
+    from apexstream.runtime.meters import METERS
+    from apexstream.runtime.probes import probes
+
+    render = renderer(METERS, service=service)
+    with probes(settings.metrics_host, settings.metrics_port, HEALTH, render, service=service) as url:
+        structlog.get_logger("apexstream.cli.serve").info("metrics and health", url=url)
+        yield
 
 
 def _run(work: Serve, settings: Settings, leash: Leash | None) -> ExitCode:

@@ -95,9 +95,8 @@ async def serve(settings: Settings, *, ready: Callable[[str], None], stop: async
             return await writer.append(topics[topic], key.encode(), None if event is None else codec.encode(event))
 
         def is_ready() -> str:
-            if not writer.healthy:
-                return "Kafka does not answer"
-            return "" if view.caught_up.is_set() and index.caught_up.is_set() else "still reading what happened before"
+            caught_up = view.caught_up.is_set() and index.caught_up.is_set()
+            return writer.trouble() or ("" if caught_up else "still reading what happened before")
 
         parts = Parts(
             registry=registry,

@@ -22,6 +22,7 @@ from apexstream.gateway.cursors import Position
 from apexstream.gateway.encoding import Encoder, encode
 from apexstream.log.cipher import StreamOpener
 from apexstream.log.fetcher import Partition, Record
+from apexstream.runtime import meters
 
 TAIL_BYTES_MAX = 64 * 1024 * 1024
 DROPPED_MAX = 4096  # of runs that are kept no longer, before they are swept out
@@ -187,6 +188,7 @@ class LiveStream:
         elif outcome.verdict is Verdict.REWOUND:
             self._rewind(outcome.seq)
         elif outcome.verdict is Verdict.VIOLATION:
+            meters.VIOLATIONS.of("gateway").value += 1
             _log.error("the log breaks a rule of the stream record", reason=outcome.reason, offset=record.offset)
 
     def _accept(self, seq: int, accepted: ChunkRun) -> None:

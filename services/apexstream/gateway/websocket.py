@@ -19,6 +19,7 @@ from apexstream.gateway.frames import PONG, JsonFrames, Ping, Subscribe, error_m
 from apexstream.gateway.hub import Hub
 from apexstream.gateway.parts import Parts
 from apexstream.gateway.subscription import Subscription
+from apexstream.runtime import meters
 
 BEHIND_BYTES_MAX = 4 * 1024 * 1024  # unread by the client; past this it is closed, and may come back and resume
 SUBSCRIPTIONS_MAX = 1_000
@@ -105,6 +106,8 @@ class WebSockets:
 async def serve_socket(websocket: WebSocket, hub: Hub) -> None:
     """Speak the protocol of ``schemas/gateway/PROTOCOL.md`` until the client leaves or falls too far behind."""
     await websocket.accept()
+    open_sockets = meters.VIEWERS.of("websocket")
+    open_sockets.value += 1
     viewer = SocketViewer(websocket.scope["extensions"][_EXTENSION])
     subscriptions: dict[str, Subscription] = {}
     commands = asyncio.create_task(_commands(websocket, viewer, hub, subscriptions), name="commands")
@@ -112,12 +115,14 @@ async def serve_socket(websocket: WebSocket, hub: Hub) -> None:
     try:
         await asyncio.wait([commands, slow], return_when=asyncio.FIRST_COMPLETED)
         if viewer.too_slow.is_set():
+            meters.SLOW_CLOSES.of("websocket").value += 1
             websocket.scope["extensions"][_EXTENSION].transport.abort()
     finally:
         for subscription in subscriptions.values():
             hub.unsubscribe(subscription)
         for task in (commands, slow):
             task.cancel()
+        open_sockets.value -= 1
         await asyncio.gather(commands, slow, return_exceptions=True)
 
 

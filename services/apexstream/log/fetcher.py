@@ -6,9 +6,11 @@ connection in order, so a scan would wait behind the tail's long poll.
 """
 
 import asyncio
+import time
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 import structlog
@@ -24,6 +26,7 @@ from apexstream.log.connection import Cluster, Connection
 from apexstream.log.epoch import DescribeTopicIdRequest, topic_id
 from apexstream.log.sessions import FetchSession, SessionFetch
 from apexstream.log.writer import unreachable
+from apexstream.runtime import meters
 
 _START, _END = -2, -1  # ListOffsets: the log's first offset, the offset after its last record
 _RETRY_DELAY_S = 0.1
@@ -80,6 +83,10 @@ class LogReader:
     def __init__(self, to: Cluster, *, client_id: str) -> None:
         self._to = Connection.to(to)
         self._client = AIOKafkaClient(**self._to.options, client_id=client_id, request_timeout_ms=15_000)
+        self._ends: dict[Partition, int] = {}
+        self._fetched_bytes = meters.LOG_FETCHED_BYTES.of()
+        self._fetch_took = meters.LOG_REQUEST.of("fetch")
+        self._offsets_took = meters.LOG_REQUEST.of("offsets")
 
     async def __aenter__(self) -> "LogReader":
         try:
@@ -167,7 +174,10 @@ class LogReader:
         for (topic, partition), offset in offsets.items():
             topics[topic].append((partition, offset, partition_bytes))
         request = FetchRequest(max_wait_ms, 1, 50 << 20, 0, list(topics.items()), rack_id="")
+        asked_at = time.monotonic()
         response = await self._client.send(node, request, group=channel)
+        if max_wait_ms == 0:  # any other one waits for news, which says nothing of the broker
+            self._fetch_took.observe(time.monotonic() - asked_at)
         return self._all_fetched(response, offsets)
 
     async def fetch_news(
@@ -184,12 +194,19 @@ class LogReader:
             session.answered(response.session_id, response.error_code)
         return self._all_fetched(response, offsets)
 
+    def lag(self, positions: Mapping[Partition, int]) -> int:
+        """Records between ``positions`` and the ends that the last fetches told. Safe from any thread."""
+        return sum(max(0, self._ends.get(partition, at) - at) for partition, at in list(positions.items()))
+
     def _all_fetched(self, response: Any, offsets: Mapping[Partition, int]) -> list[Fetched]:
-        return [
-            self._fetched((topic, partition), offsets[topic, partition], code, rest[-1])
-            for topic, partitions in response.topics
-            for partition, code, _, *rest in partitions
-        ]
+        fetched = []
+        for topic, answers in response.topics:
+            for number, code, end, *rest in answers:
+                place = topic, number
+                if code == 0:
+                    self._ends[place] = end
+                fetched.append(self._fetched(place, offsets[place], code, rest[-1]))
+        return fetched
 
     def leaders(self, partitions: Iterable[Partition]) -> dict[int, list[Partition]]:
         """Partitions by the broker that leads them; those without a known leader are left out."""
@@ -216,6 +233,7 @@ class LogReader:
         if kind is not errors.NoError:
             self._client.force_metadata_update()
             return Fetched(partition, offset, offset)
+        self._fetched_bytes.value += len(data or b"")
         batches, memory = [], MemoryRecords(data or b"")
         next_offset = offset
         while memory.has_next():
@@ -254,7 +272,9 @@ class LogReader:
         topics = defaultdict(list)
         for (topic, partition), timestamp in wanted.items():
             topics[topic].append((partition, timestamp))
+        asked_at = time.monotonic()
         response = await self._client.send(node, OffsetRequest(-1, 0, list(topics.items())))
+        self._offsets_took.observe(time.monotonic() - asked_at)
         return {
             (topic, partition): offset
             for topic, partitions in response.topics
@@ -291,6 +311,9 @@ class Tail:
     async def run(self) -> None:
         """Follow until cancelled. Broker failures are retried for ever; a gap in the log or a failing callback raises."""
         flights: dict[int, asyncio.Task[list[Fetched]]] = {}
+        forget = [
+            meters.LOG_LAG.read(partial(self._lag, topic), topic) for topic in {topic for topic, _ in self.positions}
+        ]
         try:
             while True:
                 self._launch(flights, 0.0)
@@ -301,9 +324,16 @@ class Tail:
                 for node in [node for node, flight in flights.items() if flight in done]:
                     await self._land(flights, node)
         finally:
+            for call in forget:
+                call()
             for flight in flights.values():
                 flight.cancel()
             await asyncio.gather(*flights.values(), return_exceptions=True)
+
+    def _lag(self, topic: str) -> int:
+        return self._reader.lag(
+            {partition: at for partition, at in list(self.positions.items()) if partition[0] == topic}
+        )
 
     def _launch(self, flights: dict[int, asyncio.Task[list[Fetched]]], delay_s: float) -> None:
         for node, partitions in self._reader.leaders(self._fetching).items():

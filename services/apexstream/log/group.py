@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
+from functools import partial
 
 import structlog
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, OffsetAndMetadata
@@ -14,6 +15,8 @@ from apexstream.core.errors import Unavailable
 from apexstream.log.connection import Cluster, Connection
 from apexstream.log.fetcher import Partition, Record
 from apexstream.log.writer import unreachable
+from apexstream.runtime import meters
+from apexstream.runtime.health import HEALTH
 
 _log = structlog.get_logger(__name__)
 
@@ -25,6 +28,8 @@ OnRevoked = Callable[[frozenset[Partition]], Awaitable[None]]
 
 SESSION_TIMEOUT_S = 10.0  # a member that is silent for this long loses its partitions
 STALL_S_MAX = SESSION_TIMEOUT_S / 2
+REBALANCE_S_MAX = 30.0  # without an assignment for longer, a member is not well …
+POLL_S_MAX = 30.0  # … and neither is one that has not asked for records for longer
 _TICK_S = 0.5
 
 
@@ -49,6 +54,12 @@ class GroupReader(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka 
         self._stalled_s = 0.0
         self._last_tick = 0.0
         self._ticker: asyncio.TimerHandle | None = None
+        self._group = group
+        self._unassigned_since: float | None = time.monotonic()  # None: there is an assignment
+        self._polled_at = time.monotonic()
+        self._took = meters.LOG_REQUEST.of("commit")
+        self._rebalances = meters.GROUP_REBALANCES.of(group)
+        self._forget: list[Callable[[], None]] = []
         self._consumer = AIOKafkaConsumer(
             **self._to.options,
             client_id=client_id,
@@ -69,14 +80,40 @@ class GroupReader(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka 
         except (KafkaError, OSError) as problem:
             await self._consumer.stop()
             raise unreachable(self._to, problem) from problem
-        self._last_tick = time.monotonic()
+        self._last_tick = self._polled_at = time.monotonic()
         self._tick()
+        self._forget = [
+            HEALTH.check("assignment", self.trouble),
+            meters.GROUP_PARTITIONS.read(lambda: len(self._owned), self._group),
+            *(meters.GROUP_LAG.read(partial(self._lag, topic), self._group, topic) for topic in self._topics),
+        ]
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        for call in self._forget:
+            call()
         if self._ticker is not None:
             self._ticker.cancel()
         await self._consumer.stop()
+
+    def trouble(self) -> str:
+        """Why this member does no work; empty while it does, or has nothing to do. Safe from any thread."""
+        now = time.monotonic()
+        without_s = 0.0 if self._unassigned_since is None else now - self._unassigned_since
+        if without_s > REBALANCE_S_MAX:
+            return f"a member of {self._group} without an assignment for {without_s:.0f} s"
+        if now - self._polled_at > POLL_S_MAX:
+            return f"nothing asked for records of {self._group} for {now - self._polled_at:.0f} s"
+        return ""
+
+    def _lag(self, topic: str) -> int:
+        assignment = self._consumer._subscription.subscription.assignment  # noqa: SLF001 - position() is only for the loop
+        lag = 0
+        for partition in (partition for partition in self._owned if partition[0] == topic):
+            state = assignment.state_value(TopicPartition(*partition))
+            if state.highwater is not None and state.has_valid_position:
+                lag += max(0, state.highwater - state.position)
+        return lag
 
     @property
     def owned(self) -> frozenset[Partition]:
@@ -90,6 +127,7 @@ class GroupReader(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka 
         own its partitions by now. Kafka would still give it their records, and it would begin work that the new owner
         believes to be fresh; a process that may be such a zombie must start over.
         """
+        self._polled_at = time.monotonic()
         got = await self._consumer.getmany(timeout_ms=int(timeout_s * 1000))
         stalled_s = max(self._stalled_s, time.monotonic() - self._last_tick)
         if stalled_s > STALL_S_MAX:
@@ -112,8 +150,10 @@ class GroupReader(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka 
         mine = {TopicPartition(*p): OffsetAndMetadata(*at) for p, at in offsets.items() if p in self._owned}
         if not mine:
             return False
+        asked_at = time.monotonic()
         try:
             await self._consumer.commit(mine)
+            self._took.observe(time.monotonic() - asked_at)
         except (CommitFailedError, IllegalStateError) as problem:
             _log.info("commit came too late; the partitions have a new owner", error=str(problem))
             return False
@@ -129,6 +169,8 @@ class GroupReader(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka 
 
     async def on_partitions_revoked(self, revoked: Iterable[TopicPartition]) -> None:
         """Called by aiokafka before a rebalance."""
+        if self._unassigned_since is None:
+            self._unassigned_since = time.monotonic()
         lost = frozenset((tp.topic, tp.partition) for tp in revoked)
         if lost:
             await self._on_revoked(lost)
@@ -140,6 +182,8 @@ class GroupReader(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka 
         self._owned = frozenset((tp.topic, tp.partition) for tp in tps)
         metadata = await asyncio.gather(*(self._committed_metadata(tp) for tp in tps))
         await self._on_assigned(dict(zip(((tp.topic, tp.partition) for tp in tps), metadata, strict=True)))
+        self._unassigned_since = None
+        self._rebalances.value += 1
 
     async def _committed_metadata(self, tp: TopicPartition) -> str:
         committed = await self._consumer._coordinator.fetch_committed_offsets([tp])  # noqa: SLF001 - no public way to the metadata

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from aiokafka.errors import KafkaError, LeaderNotAvailableError
 
 from apexstream.log.fetcher import Fetched, LogReader, OnRecords, Partition
+from apexstream.runtime import meters
 
 PIPELINED_BYTES = 64 * 1024  # a fetch that brought more has the next one sent before it is decoded
 _MAX_WAIT_MS = 500
@@ -75,6 +76,7 @@ class Tails:
     async def _follow(self, partition: Partition, watched: _Watched) -> None:
         watched.position = (await self._reader.ends([partition]))[partition]
         watched.ready.set_result(None)
+        forget = meters.LOG_LAG.read(lambda: self._reader.lag({partition: watched.position}), partition[0])
         at = watched.position
         flight: asyncio.Task[Fetched | None] | None = None
         try:
@@ -91,6 +93,7 @@ class Tails:
                 if records:
                     self._on_records(partition, records)
         finally:
+            forget()
             if flight is not None:
                 flight.cancel()
 

@@ -6,7 +6,9 @@ record refuses all later ones). The writer then fails them all alike and starts 
 """
 
 import asyncio
+import time
 from collections import deque
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import structlog
@@ -16,6 +18,9 @@ from aiokafka.partitioner import murmur2
 
 from apexstream.core.errors import InvalidChunk, OutcomeUnknown, Unavailable
 from apexstream.log.connection import Cluster, Connection
+from apexstream.log.pulse import Pulse
+from apexstream.runtime import meters
+from apexstream.runtime.health import HEALTH
 
 RECORD_BYTES_MAX = 1_000_000  # key and value; the topics accept batches of 1 MiB
 BATCH_BYTES_MAX = 128 * 1024  # aiokafka's default of 16 KB costs 40 % of the throughput
@@ -53,12 +58,26 @@ class _Waiter:
 class _Lane:
     """What waits for one partition. At most one batch is in flight, so order is the order of ``put``."""
 
-    __slots__ = ("_flight", "_listeners", "_open", "_ready", "_writer", "partition", "topic")
+    __slots__ = (
+        "_appended",
+        "_bytes",
+        "_flight",
+        "_listeners",
+        "_open",
+        "_ready",
+        "_took",
+        "_writer",
+        "partition",
+        "topic",
+    )
 
     def __init__(self, writer: "Writer", topic: str, partition: int) -> None:
         self.topic = topic
         self.partition = partition
         self._writer = writer
+        self._appended = meters.LOG_APPENDED.of(topic)
+        self._bytes = meters.LOG_APPENDED_BYTES.of(topic)
+        self._took = meters.LOG_APPEND.of(topic)
         self._open: Any = None
         self._listeners: list[AppendListener] = []
         self._ready: deque[tuple[Any, list[AppendListener]]] = deque()
@@ -72,6 +91,7 @@ class _Lane:
             self._listeners = []
             self._open.append(timestamp=None, key=key, value=value)
         self._listeners.append(listener)
+        self._bytes.value += len(key) + (0 if value is None else len(value))
         if self._flight is None:
             self._flight = asyncio.create_task(self._fly(producer), name=f"append {self.topic}/{self.partition}")
 
@@ -80,9 +100,12 @@ class _Lane:
         try:
             while self._ready or self._open is not None:
                 batch, listeners = self._take()
+                sent_at = time.monotonic()
                 async with asyncio.timeout(self._writer.timeout_s):
                     sent = await producer.send_batch(batch, self.topic, partition=self.partition)
                     first = (await sent).offset
+                self._took.observe(time.monotonic() - sent_at)
+                self._appended.value += len(listeners)
                 for index, listener in enumerate(listeners):
                     listener.appended(first + index)
                 listeners = []
@@ -125,12 +148,21 @@ class Writer:
         self._lanes: dict[tuple[str, int], _Lane] = {}
         self._partitions: dict[str, int] = {}
         self._renewal: asyncio.Task[None] | None = None
+        self._pulse = Pulse(lambda: None if self._producer is None else self._producer.client)
+        self._pulsing: asyncio.Task[None] | None = None
+        self._forget_check: Callable[[], object] = _nothing
 
     async def __aenter__(self) -> "Writer":
         self._producer = await self._start()
+        self._pulsing = asyncio.create_task(self._pulse.run(), name="pulse")
+        self._forget_check = HEALTH.check("kafka", self.trouble)
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        self._forget_check()
+        if self._pulsing is not None:
+            self._pulsing.cancel()
+            await asyncio.gather(self._pulsing, return_exceptions=True)
         if self._renewal is not None:
             self._renewal.cancel()
             await asyncio.gather(self._renewal, return_exceptions=True)
@@ -146,6 +178,10 @@ class Writer:
     def healthy(self) -> bool:
         """Whether appends are accepted now."""
         return self._producer is not None
+
+    def trouble(self) -> str:
+        """Why appends would fail now; empty while they would not."""
+        return self._pulse.trouble() or ("" if self.healthy else "appends failed; a new producer is being started")
 
     async def prepare(self, *topics: str) -> None:
         """Learn how many partitions ``topics`` have; needed once, before :meth:`partition_of` and :meth:`put`."""
@@ -185,6 +221,7 @@ class Writer:
             return
         _log.error("append failed; starting a new producer", where=where, error=repr(problem))
         self._producer = None
+        meters.LOG_APPENDS_LOST.of().value += 1
         self._abandon(OutcomeUnknown(f"an append was not acknowledged: {problem!r}", where=where))
         self._renewal = asyncio.create_task(self._renew(producer), name="renew producer")
 
@@ -221,6 +258,10 @@ class Writer:
             await _close(producer)
             raise unreachable(self._to, problem) from problem
         return producer
+
+
+def _nothing() -> None:
+    """What there is to forget before anything began."""
 
 
 async def _close(producer: AIOKafkaProducer) -> None:

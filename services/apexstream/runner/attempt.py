@@ -21,6 +21,7 @@ from apexstream.core.options import ErrorClass, TaskOptions
 from apexstream.log.cipher import KEY_BYTES, SEAL_BYTES, AttemptCipher, KeyProvider, claimed_key, key_words
 from apexstream.runner.appender import RunEncoder, StreamAppender
 from apexstream.runner.host.port import ActionHost, Call, CallOutcome, Ending, Resume, RunningCall
+from apexstream.runner.measures import AttemptMeasures
 from apexstream.runtime.clock import Clock
 
 CANCEL_GRACE_S = 5.0  # between setting the token and cancelling the action's task
@@ -94,6 +95,7 @@ class Attempt:
         clock: Clock,
         options: TaskOptions,
         resume_mode: str,
+        measures: AttemptMeasures,
         keys: KeyProvider | None = None,
     ) -> None:
         self.task = task
@@ -115,8 +117,9 @@ class Attempt:
         self._call: RunningCall | None = None
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._payload_bytes = 0
-        self._last_chunk_at = 0.0
         self._paused = False
+        self._content = 0  # chunks that the stream had before
+        self._measures = measures
 
     # What others ask of it, at any time.
 
@@ -139,7 +142,7 @@ class Attempt:
     def pause(self, paused: bool) -> None:
         """Hold the action at its next yield, or let it go on."""
         self._paused = paused
-        self._last_chunk_at = self._clock.monotonic()
+        self._measures.pause(paused, self._clock.monotonic())
         if self._call is not None:
             self._call.pause(paused)
 
@@ -150,6 +153,7 @@ class Attempt:
         encoder = self._log.encoder(self.task.task_id, attempt)
         claim, _ = encoder.encode(0, (self._claim(attempt),), None, GENESIS)
         place = Place(attempt, GENESIS, Resume())
+        self._measures.started(self.task.tier, max(0, self._clock.now_us() - self.task.submitted_us) / 1e6)
         self._begin(encoder, place, claim)
         return place
 
@@ -166,6 +170,7 @@ class Attempt:
             return Ended(change=END_OF[fold.closed], attempt=attempt, reason="had already ended")
         if (fold.attempt, fold.writer) != (attempt, self._writer):
             return None
+        self._content = fold.next_seq
         return self._opened(place_of(fold, self._resume_mode), fold)
 
     def resume(self, place: Place) -> None:
@@ -190,7 +195,7 @@ class Attempt:
                 params=task.params,
                 resume=place.resume,
             )
-            self._last_chunk_at = self._clock.monotonic()
+            self._measures.begin(self._clock.monotonic(), content=self._content, kept=place.resume.next_seq)
             self._call = self._host.start(call, self)
             if self._paused:
                 self._call.pause(True)
@@ -204,6 +209,7 @@ class Attempt:
                 self._call.kill()
             raise
         finally:
+            self._measures.end(self._clock.monotonic())
             for timer in self._timers.values():
                 timer.cancel()
         if self._broken is not None:
@@ -222,8 +228,9 @@ class Attempt:
         """Append what the action yielded."""
         if self._broken is not None or self._appender is None:
             return
-        self._last_chunk_at = self._clock.monotonic()
-        self._payload_bytes += sum(len(chunk.payload) for chunk in chunks)
+        size_bytes = sum(len(chunk.payload) for chunk in chunks)
+        self._payload_bytes += size_bytes
+        self._measures.yielded(len(chunks), size_bytes, self._clock.monotonic())
         if self._cipher is not None:
             at = self._appender.next_seq
             chunks = self._cipher.seal(at, chunks)
@@ -303,9 +310,9 @@ class Attempt:
 
     def _watch_silence(self, name: str, limit_s: float, only_before_bytes: int | None) -> None:
         """Look again when the limit could be reached; each chunk moves that moment."""
-        if only_before_bytes is not None and self._last_chunk_at != 0.0 and self._payload_bytes > only_before_bytes:
+        if only_before_bytes is not None and self._payload_bytes > only_before_bytes:
             return
-        silent_s = 0.0 if self._paused else self._clock.monotonic() - self._last_chunk_at
+        silent_s = 0.0 if self._paused else self._clock.monotonic() - self._measures.last_at
         if silent_s >= limit_s:
             what = "no first chunk" if name == "first" else "no chunk"
             self._overrun(f"{what} within {limit_s:g} s")

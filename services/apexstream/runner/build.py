@@ -26,6 +26,7 @@ from apexstream.runner.host.confinement import Confinement
 from apexstream.runner.host.port import ActionHost
 from apexstream.runner.host.process import installed_plugins
 from apexstream.runner.host.routed import RoutedHost
+from apexstream.runner.measures import ActionMeasures
 from apexstream.runner.retries import RetryBudget
 from apexstream.runner.service import Runner
 from apexstream.runner.work import Work
@@ -127,6 +128,7 @@ class _Works:
         self._publish_event = publish_event
         self._publish_letter = publish_letter
         self._budgets: dict[tuple[str, str], RetryBudget] = {}
+        self._measures: dict[tuple[str, str], ActionMeasures] = {}
 
     def make(self, assignment: Assignment) -> Work:
         """The work of one assignment."""
@@ -136,6 +138,7 @@ class _Works:
             mode, defaults = spec.resume, spec.options
         except ApexError:  # the host reports it as the action's failure
             mode, defaults = "restart", TaskOptions()
+        measures = self._measured(task.plugin, task.action)
 
         def make_attempt(task: TaskSubmitted, options: TaskOptions) -> Attempt:
             return Attempt(
@@ -146,6 +149,7 @@ class _Works:
                 clock=self._clock,
                 options=options,
                 resume_mode=mode,
+                measures=measures.attempt(),
                 keys=self._keys,
             )
 
@@ -156,8 +160,15 @@ class _Works:
             tell=lambda change, attempt, reason="", error=b"": self._tell(task, change, attempt, reason, error),
             last_attempt=self._last_attempt,
             budget=self._budgets.setdefault((task.plugin, task.action), RetryBudget()),
+            measures=measures,
             dead_letter=lambda failed, reason: self._bury(task, failed, reason),
         )
+
+    def _measured(self, plugin: str, action: str) -> ActionMeasures:
+        key = plugin, action
+        if key not in self._measures:
+            self._measures[key] = ActionMeasures(plugin, action, self._clock)
+        return self._measures[key]
 
     async def _last_attempt(self, task: TaskSubmitted) -> int:
         return (await self._log.fold(task.task_id, since_us=task.submitted_us)).attempt

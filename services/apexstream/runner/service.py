@@ -12,6 +12,7 @@ from apexstream.log.fetcher import LogReader, Partition, Record
 from apexstream.log.group import GroupReader
 from apexstream.log.ledger import OffsetLedger
 from apexstream.runner.work import Work
+from apexstream.runtime import meters
 from apexstream.runtime.clock import Clock
 
 HEARTBEAT_S = 3.0
@@ -64,6 +65,8 @@ class Runner:
     async def run(self, group: GroupReader) -> None:
         """Work until cancelled; then let go of all tasks at their next yield and commit what is finished."""
         self._group = group
+        forget = meters.RUNNER_RUNNING.read(lambda: len(self._running))
+        meters.RUNNER_CAPACITY.of().value = self._capacity
         try:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._take(), name="take assignments")
@@ -71,6 +74,7 @@ class Runner:
                 tasks.create_task(self._announce(), name="announce")
         finally:
             await asyncio.shield(self._leave())
+            forget()
 
     async def on_assigned(self, partitions: Mapping[Partition, str]) -> None:
         """The partitions that this runner owns from now on. Those that it had before keep their tasks; tasks of those that

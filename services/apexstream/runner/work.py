@@ -12,6 +12,7 @@ from apexstream.core.errors import ApexError, Unavailable
 from apexstream.core.events import TaskChange, TaskSubmitted
 from apexstream.core.options import TaskOptions
 from apexstream.runner.attempt import CLAIM_TRIES_MAX, Attempt, Ended, Failed, Parked, Place
+from apexstream.runner.measures import ActionMeasures
 from apexstream.runner.retries import Again, GiveUp, RetryBudget, after_failure
 
 UNAVAILABLE_DELAY_S = 0.5  # after the log could not be written or read; doubles up to …
@@ -42,6 +43,7 @@ class Work:
         tell: Tell,
         last_attempt: Probe,
         budget: RetryBudget,
+        measures: ActionMeasures,
         dead_letter: Callable[[Failed, str], Awaitable[None]],
     ) -> None:
         self.task = task
@@ -50,6 +52,7 @@ class Work:
         self._tell = tell
         self._last_attempt = last_attempt
         self._budget = budget
+        self._measures = measures
         self._dead_letter = dead_letter
         self._attempt: Attempt | None = None
         self._cancel_reason: str | None = None
@@ -90,9 +93,11 @@ class Work:
                 outcome = await self._try(fresh=fresh)
                 delays = _delays()
                 if isinstance(outcome, Ended):
+                    self._measures.ended(outcome.change.value)
                     await self._tell(outcome.change, outcome.attempt, reason=outcome.reason, error=outcome.error)
                     return True
                 if isinstance(outcome, Parked):
+                    self._measures.ended("parked")
                     await self._tell(TaskChange.PARKED, outcome.attempt, reason="another runner goes on with it")
                     return False
             except Unavailable as problem:
@@ -151,6 +156,7 @@ class Work:
 
     async def _failed(self, attempt: Attempt, failed: Failed) -> Ended | Failed | Parked:
         self._failures += 1
+        self._measures.failed(failed.error_class)
         decision = after_failure(
             self._options,
             failed.error_class,
@@ -163,12 +169,14 @@ class Work:
             return Parked(attempt=failed.attempt)
         if isinstance(decision, Again) and self._budget.spend():
             why = f"{failed.error_class}: {failed.error.get('message', '')}; again in {decision.delay_s:.1f} s"
+            self._measures.retries.value += 1
             await self._tell(TaskChange.RETRYING, failed.attempt, reason=why)
             await self._wait(decision.delay_s)
             return failed
         reason = decision.reason if isinstance(decision, GiveUp) else "the action's retry budget is spent"
         # The letter first: after the end of the stream nobody would come back to write it.
         await self._dead_letter(failed, reason)
+        self._measures.buried(failed.error_class)
         return await attempt.fail_for_good(failed, reason)
 
     async def _wait(self, delay_s: float) -> None:

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from typing import Any, Protocol
 
 from apexstream.core.errors import ApexError
+from apexstream.runtime.health import HEALTH
 from apexstream.runtime.settings import Settings
 
 ABANDON_GRACE_S = 5.0  # between cancelling what did not stop in time, and leaving it behind
@@ -64,18 +65,29 @@ async def _supervised(
     if tie is not None:
         tie(lambda: _from_thread(loop, stop.set))
     with _signals(loop, stop, hurry, settings.drain_timeout_s + ABANDON_GRACE_S):
-        serving: asyncio.Future[Any] = asyncio.ensure_future(serve(settings, ready=ready, stop=stop))
+        HEALTH.begin()
+        serving: asyncio.Future[Any] = asyncio.ensure_future(serve(settings, ready=_told(ready), stop=stop))
         stopping: asyncio.Future[Any] = asyncio.ensure_future(stop.wait())
         try:
             await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            HEALTH.end()
             if not serving.done():
                 await _drain(serving, hurry, settings.drain_timeout_s)
         finally:
             await _cancel_and_wait(serving, stopping)
+            HEALTH.close()
     if not serving.cancelled():
         serving.result()
     if not stop.is_set():
         raise StoppedByItself("ended without being asked to", hint="This is a defect: please report it with the log")
+
+
+def _told(ready: Callable[[str], None]) -> Callable[[str], None]:
+    def tell(detail: str) -> None:
+        HEALTH.serving()
+        ready(detail)
+
+    return tell
 
 
 async def _drain(serving: asyncio.Future[Any], hurry: asyncio.Event, timeout_s: float) -> None:

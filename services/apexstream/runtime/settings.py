@@ -77,6 +77,13 @@ class Settings(BaseSettings):
     )
     host: Annotated[str, Field(description="Address that the gateway listens on.")] = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535, description="Port of the gateway; 0: any free one.")] = 8080
+    metrics_host: Annotated[str, Field(description="Address of every service's /metrics, /livez and /readyz.")] = (
+        "127.0.0.1"
+    )
+    metrics_port: Annotated[
+        Annotated[int, Field(ge=0, le=65535)] | Literal["off"],
+        Field(description="Their port; 0: any free one, see the log; off: none. `apexstream up` counts up from it."),
+    ] = 0
     gateway_url: Annotated[
         str, Field(description="Where the command line finds the gateway; empty: http://host:port.")
     ] = ""

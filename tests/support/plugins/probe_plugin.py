@@ -86,6 +86,14 @@ def blocking(n: int = 3) -> Iterator[int]:
         yield number
 
 
+@plugin.action
+async def stuck(seconds: float) -> AsyncIterator[int]:
+    """Block the event loop that it runs in."""
+    yield 0
+    time.sleep(seconds)
+    yield 1
+
+
 @plugin.action(resume="checkpointed")
 async def flaky(
     ctx: ActionContext, n: int = 10, fail_at: tuple[int, ...] = (), error: str = "transient"

@@ -1,0 +1,97 @@
+"""What a runner counts of each action. Chunks come by the ten thousand a second: each batch of them costs two additions and
+one look into a table of buckets here, whatever it holds."""
+
+from apexstream.core.options import ErrorClass
+from apexstream.runtime import meters
+from apexstream.runtime.clock import Clock
+
+STALLED_S = 60.0  # without a chunk for longer, a stream counts as stalled
+
+
+class ActionMeasures:
+    """The cells of one action, looked up once, and the attempts at it that run now."""
+
+    def __init__(self, plugin: str, action: str, clock: Clock) -> None:
+        self._labels = plugin, action
+        self._clock = clock
+        self.running: set[AttemptMeasures] = set()
+        self.chunks = meters.ACTION_CHUNKS.of(plugin, action)
+        self.payload_bytes = meters.ACTION_BYTES.of(plugin, action)
+        self.first_chunk = meters.ACTION_FIRST_CHUNK.of(plugin, action)
+        self.between_chunks = meters.ACTION_BETWEEN_CHUNKS.of(plugin, action)
+        self.seconds = meters.ACTION_SECONDS.of(plugin, action)
+        self.attempts = meters.ACTION_ATTEMPTS.of(plugin, action)
+        self.retries = meters.ACTION_RETRIES.of(plugin, action)
+        self.resumes = meters.ACTION_RESUMES.of(plugin, action)
+        self.rewinds = meters.ACTION_REWINDS.of(plugin, action)
+        meters.ACTION_ACTIVE.read(lambda: len(self.running), plugin, action)
+        meters.ACTION_STALLED.read(self._stalled, plugin, action)
+
+    def attempt(self) -> "AttemptMeasures":
+        """The measures of a new attempt."""
+        return AttemptMeasures(self, self._clock.monotonic())
+
+    def failed(self, error_class: ErrorClass) -> None:
+        """An attempt failed."""
+        meters.ACTION_ERRORS.of(*self._labels, error_class.value).value += 1
+
+    def ended(self, how: str) -> None:
+        """A task ended in this runner's hands: completed, failed, cancelled or parked."""
+        meters.ACTION_ENDS.of(*self._labels, how).value += 1
+
+    def buried(self, error_class: ErrorClass) -> None:
+        """A task became a dead letter."""
+        meters.DEAD_LETTERS.of(*self._labels, error_class.value).value += 1
+
+    def _stalled(self) -> int:
+        before = self._clock.monotonic() - STALLED_S
+        return sum(1 for attempt in list(self.running) if attempt.last_at < before and not attempt.paused)
+
+
+class AttemptMeasures:
+    """One attempt at an action, from ``begin`` to ``end``."""
+
+    __slots__ = ("_action", "_begun_at", "_yielded", "last_at", "paused")
+
+    def __init__(self, action: ActionMeasures, now: float) -> None:
+        self._action = action
+        self._begun_at = self.last_at = now
+        self._yielded = False
+        self.paused = False
+
+    def started(self, tier: str, waited_s: float) -> None:
+        """The task's first attempt begins, so long after its submission."""
+        meters.TASK_START.of(tier).observe(waited_s)
+
+    def begin(self, now: float, *, content: int, kept: int) -> None:
+        """The action starts on a stream that has ``content`` chunks, of which ``kept`` stay."""
+        self._begun_at = self.last_at = now
+        self._action.attempts.value += 1
+        self._action.running.add(self)
+        if content:
+            self._action.resumes.value += 1
+        if kept < content:
+            self._action.rewinds.value += 1
+
+    def yielded(self, count: int, size_bytes: int, now: float) -> None:
+        """``count`` chunks came at once."""
+        action = self._action
+        action.chunks.value += count
+        action.payload_bytes.value += size_bytes
+        if self._yielded:
+            action.between_chunks.observe((now - self.last_at) / count, count)
+        else:
+            self._yielded = True
+            action.first_chunk.observe(now - self._begun_at)
+        self.last_at = now
+
+    def pause(self, paused: bool, now: float) -> None:
+        """The action is held, or goes on."""
+        self.paused = paused
+        self.last_at = now
+
+    def end(self, now: float) -> None:
+        """The action has ended."""
+        if self in self._action.running:
+            self._action.running.remove(self)
+            self._action.seconds.observe(now - self._begun_at)
