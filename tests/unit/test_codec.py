@@ -197,7 +197,8 @@ def test_messages_and_their_newest_schemas_agree_on_fields_and_defaults(kind: ty
     assert list(declared) == [field.name for field in fields]
     for name, default in own.items():
         if default is not msgspec.NODEFAULT:
-            assert declared[name] in (default, msgspec.to_builtins(default), [*default], "" if default == b"" else None)
+            same = [*default] if isinstance(default, tuple) else "" if default == b"" else default
+            assert declared[name] in (same, msgspec.to_builtins(default))
 
 
 def test_enums_and_their_newest_schemas_agree_on_symbols() -> None:

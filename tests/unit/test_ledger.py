@@ -68,3 +68,31 @@ def test_metadata_is_bounded_and_never_claims_unfinished_work():
     assert 3_000 < len(metadata) <= METADATA_BYTES_MAX
     successor = OffsetLedger(metadata)
     assert {offset for offset in range(20_001) if not successor.take(offset)} < finished
+
+
+def test_the_epoch_of_a_commit_is_the_one_that_held_at_its_offset():
+    ledger = OffsetLedger()
+    ledger.take(0)  # given out under epoch 0, and still running
+    ledger.claim(1, 7)
+    ledger.take(1)
+    ledger.finish(1)
+    assert ledger.epoch == 7
+    assert ledger.commit() == (0, "0:1")
+    successor = OffsetLedger("0:1")
+    assert successor.epoch == 0  # so that the record at 0 still counts
+    successor.claim(1, 7)  # delivered again with it
+    assert not successor.take(1)
+    assert successor.epoch == 7
+
+    ledger.finish(0)
+    assert ledger.commit() == (2, ";7")
+    assert OffsetLedger(";7").epoch == 7
+
+
+def test_an_older_claim_does_not_lower_the_epoch():
+    ledger = OffsetLedger("4:2-3;9")
+    ledger.claim(5, 8)
+    assert ledger.epoch == 9
+    assert not ledger.take(6)
+    assert ledger.take(8)
+    assert ledger.commit() == (8, ";9")

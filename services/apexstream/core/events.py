@@ -26,6 +26,15 @@ class TaskSubmitted(Event, frozen=True, kw_only=True):
     submitted_us: int
     options: bytes = b""  # JSON of core.options.TaskOptions
     tenant: str = ""  # whose task and stream this is; empty where nobody has to prove who they are
+    scheduling: bytes = b""  # JSON of core.scheduling.Scheduling
+    members: bytes = b""  # of a graph: JSON array of its tasks, each a TaskSubmitted; the graph itself never runs
+
+    def tasks(self) -> "tuple[TaskSubmitted, ...]":
+        """The tasks that this record submits: itself, or all members of a graph. One record, so all or none."""
+        return _members.decode(self.members) if self.members else (self,)
+
+
+_members = msgspec.json.Decoder(tuple[TaskSubmitted, ...])
 
 
 class TaskChange(StrEnum):
@@ -42,6 +51,7 @@ class TaskChange(StrEnum):
     PARKED = "parked"
     PAUSED = "paused"
     RESUMED = "resumed"
+    HELD = "held"  # waits for something else than its turn
 
     @property
     def ends(self) -> bool:
@@ -67,6 +77,7 @@ class Assignment(Event, frozen=True, kw_only=True):
     task: TaskSubmitted
     attempt: int
     assigned_us: int
+    epoch: int = 0  # of the dispatcher; one that is lower than an earlier record's of the partition is dead
 
 
 class ActionInfo(Event, frozen=True, kw_only=True):
@@ -90,6 +101,7 @@ class RunnerState(Event, frozen=True, kw_only=True):
     partitions: tuple[int, ...]  # of apex.assignments, owned now
     actions: tuple[ActionInfo, ...]
     broken_plugins: tuple[str, ...] = ()  # "name: why it could not be loaded"
+    resources: bytes = b""  # JSON of core.scheduling.RunnerResources
 
 
 class ControlVerb(StrEnum):
@@ -100,6 +112,8 @@ class ControlVerb(StrEnum):
     PAUSE = "pause"
     RESUME = "resume"
     FORGET = "forget"
+    RESCHEDULE = "reschedule"
+    PARK = "park"
 
 
 class ControlCommand(Event, frozen=True, kw_only=True):
@@ -110,6 +124,16 @@ class ControlCommand(Event, frozen=True, kw_only=True):
     at_us: int
     reason: str = ""
     tenant: str = ""
+    detail: bytes = b""  # JSON; to reschedule: core.scheduling.Reschedule; to park: the attempt
+
+
+class QueueState(Event, frozen=True, kw_only=True):
+    """What waits and why, as the active dispatcher sees it. On ``apex.queue``, which has one partition and one key."""
+
+    dispatcher: str
+    epoch: int
+    at_us: int
+    state: bytes  # JSON: the body of GET /queue
 
 
 class DeadLetter(Event, frozen=True, kw_only=True):

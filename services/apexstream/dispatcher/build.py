@@ -2,16 +2,18 @@
 
 import asyncio
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
+from typing import Any
 
 from apexstream.contracts.codec import Codec
 from apexstream.core.ids import new_id
 from apexstream.core.tiers import Tier
+from apexstream.dispatcher.policy import Policy
 from apexstream.dispatcher.service import Dispatcher
 from apexstream.log.chunks import ChunkLog
 from apexstream.log.connection import connection
 from apexstream.log.fetcher import LogReader
-from apexstream.log.group import GroupReader
+from apexstream.log.sole import SoleReader
 from apexstream.log.view import View
 from apexstream.log.writer import Writer
 from apexstream.runtime.clock import SystemClock
@@ -19,26 +21,37 @@ from apexstream.runtime.settings import Settings
 from apexstream.runtime.supervise import run_until
 
 
-async def serve(settings: Settings, *, ready: Callable[[str], None], stop: asyncio.Event) -> None:
-    """Dispatch until ``stop``; ``ready`` is called once all that earlier dispatchers did is known."""
+async def serve(
+    settings: Settings, *, ready: Callable[[str], None], stop: asyncio.Event, policy: Policy | None = None
+) -> None:
+    """Dispatch, or stand by while another dispatcher does, until ``stop``. ``ready`` is called once all that earlier
+    dispatchers did is known."""
     clock, codec, kafka = SystemClock(), Codec(), connection(settings)
     name = settings.instance_name("dispatcher")
-    writer_id = f"{name}.{new_id(clock.now_us() // 1000, os.urandom(10))[-10:]}"
+    # One process, one life: a dispatcher that restarts under the same name is another one.
+    life = f"{name}.{new_id(clock.now_us() // 1000, os.urandom(10))[-10:]}"
     tiers = {settings.topic(f"tasks.{tier}"): tier for tier in Tier}
-    chunks, events, assignments = (settings.topic(topic) for topic in ("chunks", "task-events", "assignments"))
+    chunks, events, assignments, control, queue = (
+        settings.topic(topic) for topic in ("chunks", "task-events", "assignments", "control", "queue")
+    )
     async with (
         Writer(kafka, client_id=name, timeout_s=settings.append_timeout_s) as writer,
         LogReader(kafka, client_id=f"{name}-view") as reader,
     ):
-        await writer.prepare(chunks, events, assignments)
+        await writer.prepare(chunks, events, assignments, control, queue)
         dispatcher = Dispatcher(
-            name,
+            life,
             codec=codec,
             clock=clock,
+            policy=policy or Policy(),
             tier_topics=tiers,
+            assignment_partitions=[number for _, number in await reader.partitions(assignments)],
             assign=lambda partition, key, value: writer.append(assignments, key, value, partition=partition),
             publish_event=lambda key, value: writer.append(events, key.encode(), value),
-            chunks=ChunkLog(chunks, codec, reader, writer, writer_id),
+            publish_command=lambda key, value: writer.append(control, key.encode(), value),
+            publish_state=lambda key, value: writer.append(queue, key.encode(), value),
+            chunks=ChunkLog(chunks, codec, reader, writer, life),
+            silent_s_max=settings.dispatcher_silent_s,
         )
         view = await View.open(
             reader,
@@ -46,22 +59,39 @@ async def serve(settings: Settings, *, ready: Callable[[str], None], stop: async
                 assignments: dispatcher.on_assignments,
                 events: dispatcher.on_task_events,
                 settings.topic("runners"): dispatcher.on_runners,
-                settings.topic("control"): dispatcher.on_control,
+                control: dispatcher.on_control,
+                queue: dispatcher.on_queue,
             },
         )
-        group = GroupReader(
-            kafka,
-            tiers,
-            group=f"{settings.topic_prefix}dispatchers",
-            client_id=name,
-            on_assigned=dispatcher.on_assigned,
-            on_revoked=dispatcher.on_revoked,
-        )
+        submissions = [partition for topic in tiers for partition in await reader.partitions(topic)]
 
-        async def dispatch() -> None:
+        async def serve_terms() -> None:
             await view.caught_up.wait()
-            async with group:
-                ready(name)
-                await dispatcher.run(group)
+            ready(name)
+            while True:
+                await dispatcher.stand_by()
+                await _until(dispatcher.deposed, serve_term())
 
-        await run_until(stop, view.run(), dispatch())
+        async def serve_term() -> None:
+            try:
+                if await dispatcher.begin():
+                    group = f"{settings.topic_prefix}dispatchers"
+                    async with SoleReader(kafka, submissions, group=group, client_id=name) as taken:
+                        await dispatcher.run(taken)
+            finally:
+                await dispatcher.end()
+
+        await run_until(stop, view.run(), serve_terms())
+
+
+async def _until(event: asyncio.Event, work: Coroutine[Any, Any, None]) -> None:
+    """Do ``work`` until it ends, which raises what it raised, or until ``event`` is set."""
+    working, waiting = asyncio.create_task(work, name="term"), asyncio.create_task(event.wait(), name="deposed")
+    try:
+        await asyncio.wait([working, waiting], return_when=asyncio.FIRST_COMPLETED)
+        if working.done():
+            working.result()
+    finally:
+        working.cancel()
+        waiting.cancel()
+        await asyncio.gather(working, waiting, return_exceptions=True)

@@ -1,45 +1,64 @@
-"""The dispatcher's loop: submissions, runner states, task events and control in; assignments and events out."""
+"""The dispatcher's loop: submissions in, decisions carried out, what is settled committed, what waits told.
+
+:mod:`scheduler` decides, :mod:`facts` tells it what other services said, :mod:`reign` fences out dispatchers that were
+replaced. A submission is settled when its assignment has come back through the log as one that counts, not before: an
+acknowledgement alone does not tell a replaced dispatcher that its assignments are dead.
+"""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Mapping
-from typing import TypeVar
+import random
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 
 import msgspec
 import structlog
 
 from apexstream.contracts.codec import Codec
-from apexstream.core.chunk import GENESIS, Chunk, Kind
-from apexstream.core.claims import ClaimWords
-from apexstream.core.errors import ChunkDecodeError
+from apexstream.core.errors import Unavailable
 from apexstream.core.events import (
     Assignment,
     ControlCommand,
     ControlVerb,
-    Event,
-    RunnerState,
+    QueueState,
     TaskChange,
     TaskEvent,
     TaskSubmitted,
 )
+from apexstream.core.reign import Reign, claim_key
 from apexstream.core.tiers import Tier
-from apexstream.dispatcher.fifo import FifoScheduler, Placement
+from apexstream.dispatcher.decisions import Decision, End, Hold, Park, Start
+from apexstream.dispatcher.endings import close_stream, error_of
+from apexstream.dispatcher.facts import Facts, job_of
+from apexstream.dispatcher.lease import Lease
+from apexstream.dispatcher.policy import Policy
+from apexstream.dispatcher.queue_report import QueueReport
+from apexstream.dispatcher.scheduler import Scheduler
 from apexstream.log.chunks import ChunkLog
 from apexstream.log.fetcher import Partition, Record
-from apexstream.log.group import GroupReader
 from apexstream.log.ledger import OffsetLedger
+from apexstream.log.sole import SoleReader
 from apexstream.runtime.clock import Clock
 
-WAITING_MAX = 10_000  # tasks in memory a tier; past this its backlog waits in Kafka
-TICK_S = 1.0  # how often silent runners are noticed
+READY_MAX = 10_000  # ready tasks in memory a tier; past this its backlog waits in Kafka
+DECISIONS_MAX = 1_000  # in flight
+COMMIT_EVERY_S = 0.05  # a crash within it costs the next dispatcher a look at work that turns out to be settled
+COMMIT_TIMEOUT_S = 10.0
+CLAIMS_MAX = 10
+CLAIM_AGAIN_S = 0.2  # drawn up to this, so that two who claimed at once do not do so again
+TICK_S = 1.0  # how often silent runners are noticed, and the queue's state is told
 
+QUEUE_KEY = "queue"
 _log = structlog.get_logger(__name__)
 
-E = TypeVar("E", bound=Event)
 Append = Callable[[str, bytes], Awaitable[object]]
+"""Appends an encoded message under a key; returns once it is acknowledged."""
+PublishState = Callable[[str, bytes | None], Awaitable[object]]
+"""The same, for a topic that knows tombstones."""
 
 
 class Dispatcher:
-    """Everything between reading a submission and giving it to a runner."""
+    """Everything between reading a submission and giving it to a runner. One object serves all terms of its process."""
 
     def __init__(
         self,
@@ -47,176 +66,308 @@ class Dispatcher:
         *,
         codec: Codec,
         clock: Clock,
+        policy: Policy,
         tier_topics: Mapping[str, Tier],
-        assign: Callable[[int, bytes, bytes], Awaitable[object]],
+        assignment_partitions: Iterable[int],
+        assign: Callable[[int, bytes, bytes | None], Awaitable[object]],
         publish_event: Append,
+        publish_command: Append,
+        publish_state: PublishState,
         chunks: ChunkLog,
+        silent_s_max: float,
     ) -> None:
+        self.deposed = asyncio.Event()
+        self._lease = Lease(silent_s_max, clock.monotonic())
+        self._left = asyncio.Event()
         self._name = name
         self._codec = codec
         self._clock = clock
         self._tier_topics = tier_topics
+        self._partitions = tuple(assignment_partitions)
         self._assign = assign
         self._publish_event = publish_event
+        self._publish_command = publish_command
+        self._publish_state = publish_state
         self._chunks = chunks
-        self._scheduler = FifoScheduler()
-        self._group: GroupReader
+        self._scheduler = Scheduler(policy)
+        self._reign = Reign(self._partitions)
+        self._facts = Facts(codec, self._scheduler, self._reign)
+        self._report = QueueReport(self._scheduler)
+        self._epoch = 0
+        self._submissions: SoleReader
         self._ledgers: dict[Partition, OffsetLedger] = {}
-        self._source: dict[str, tuple[Partition, int]] = {}  # waiting task → where its submission lies
-        self._known: set[str] = set()  # assigned or over: never assigned again
-        self._attempts: dict[str, int] = {}  # newest attempt of tasks that had more than one
-        self._withdrawn: dict[str, str] = {}  # asked to cancel before it was read here → reason
+        self._source: dict[str, tuple[Partition, int]] = {}  # task not settled → where its submission lies
+        self._unsettled: Counter[tuple[Partition, int]] = Counter()
+        self._todo: list[Decision] = []
         self._wake = asyncio.Event()
+        self._claims_read = asyncio.Event()
+        self._settled = asyncio.Event()
 
-    # What other services say; read from the beginning at start, so that a new dispatcher knows what the last one did.
+    # What other services say.
 
     def on_assignments(self, partition: Partition, records: Iterable[Record]) -> None:
-        """Assignments made by this dispatcher's predecessors (and by itself)."""
+        """Claims and assignments, those of this dispatcher included."""
+        for task_id in self._facts.assignments(partition[1], records, self._clock.now_us()):
+            self._settle(task_id)
+        self._claims_read.set()
+        self._lease.heard(self._reign.newest, self._clock.monotonic())
+        if self._epoch and not self._reign.holds(self._epoch, self._name):
+            _log.warning("another dispatcher has taken over", epoch=self._epoch)
+            self.deposed.set()
+        self._wake.set()
+
+    def on_queue(self, _: Partition, records: Iterable[Record]) -> None:
+        """The active dispatcher tells what waits, and by that that it lives; a tombstone is its goodbye."""
+        now_s = self._clock.monotonic()
         for record in records:
-            assignment = self._read(record, Assignment)
-            if assignment is not None and assignment.task.task_id not in self._known:
-                self._known.add(assignment.task.task_id)
-                self._scheduler.started(assignment.task.task_id, partition[1])
+            told = self._facts.read(record, QueueState) if record.value is not None else None
+            if told is not None:
+                self._lease.heard(told.epoch, now_s)
+            elif record.value is None:
+                self._lease.goodbye(now_s)
+                self._left.set()
 
     def on_task_events(self, _: Partition, records: Iterable[Record]) -> None:
-        """Ends of tasks free their slots."""
+        """Ends of tasks free their slots and those that come after them."""
+        now = self._clock.now_us()
         for record in records:
-            event = self._read(record, TaskEvent)
-            if event is None or event.attempt < self._attempts.get(event.task_id, 0):
-                continue  # reported by an attempt that had lost the task
-            if event.change.ends:
-                self._known.add(event.task_id)
-                self._attempts.pop(event.task_id, None)
-                self._scheduler.ended(event.task_id)
-            elif event.change is TaskChange.STARTED and event.attempt > 1:
-                self._attempts[event.task_id] = event.attempt
+            event = self._facts.read(record, TaskEvent)
+            if event is not None:
+                self._todo += self._facts.task_event(event, now)
+                if event.change.ends:
+                    self._settle(event.task_id)
         self._wake.set()
 
     def on_runners(self, _: Partition, records: Iterable[Record]) -> None:
         """What runners can take."""
         for record in records:
-            runner_id = (record.key or b"").decode()
-            self._scheduler.runner(runner_id, self._read(record, RunnerState) if record.value is not None else None)
+            self._facts.runner(record)
         self._wake.set()
 
     def on_control(self, _: Partition, records: Iterable[Record]) -> None:
-        """Tasks to cancel. One that waits here is taken out; one that runs is its runner's to stop."""
+        """What clients ask of tasks. One that waits is changed here; one that runs is its runner's."""
+        now = self._clock.now_us()
         for record in records:
-            command = self._read(record, ControlCommand)
-            if command is not None and command.verb is ControlVerb.CANCEL and command.task_id not in self._known:
-                self._withdrawn[command.task_id] = command.reason or "cancelled by request"
+            command = self._facts.read(record, ControlCommand)
+            if command is not None:
+                self._todo += self._facts.command(command, now)
         self._wake.set()
 
-    # The group of the tier topics.
+    # Who is the active dispatcher.
 
-    async def on_assigned(self, partitions: Mapping[Partition, str]) -> None:
-        """This process is the active dispatcher for these partitions."""
-        self._ledgers = {
-            partition: self._ledgers.get(partition) or OffsetLedger(metadata)
-            for partition, metadata in partitions.items()
-        }
+    async def stand_by(self) -> None:
+        """Until it is time to try to become the active dispatcher."""
+        while (left_s := self._lease.left_s(self._clock.monotonic())) > 0:
+            self._left.clear()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(left_s):
+                    await self._left.wait()
 
-    async def on_revoked(self, partitions: frozenset[Partition]) -> None:
-        """Another dispatcher takes over: what still waits is its to place."""
-        await self._commit()
-        for task_id, (partition, _) in list(self._source.items()):
-            if partition in partitions:
-                self._scheduler.withdraw(task_id)
-                del self._source[task_id]
-        for partition in partitions:
-            self._ledgers.pop(partition, None)
+    async def begin(self) -> bool:
+        """Claim every partition of assignments, and read up to the claims: nothing that a predecessor does counts after.
+        False if another dispatcher holds newer claims."""
+        self.deposed.clear()
+        for _ in range(CLAIMS_MAX):
+            epoch = max(self._reign.newest, self._lease.epoch) + 1
+            key = claim_key(epoch, self._name)
+            await asyncio.gather(*(self._assign(partition, key, None) for partition in self._partitions))
+            while not self._reign.was_read(epoch, self._name):
+                self._claims_read.clear()
+                await self._claims_read.wait()
+            if self._reign.holds(epoch, self._name):
+                self._epoch = epoch
+                _log.info("active", epoch=epoch)
+                return True
+            await asyncio.sleep(random.uniform(0, CLAIM_AGAIN_S))  # noqa: S311 - spreads load, guards nothing
+            if self._reign.is_held():
+                return False
+        return False
 
-    async def run(self, group: GroupReader) -> None:
+    async def end(self) -> None:
+        """The term is over: what waits is the next dispatcher's."""
+        was_active, self._epoch = self._epoch and not self.deposed.is_set(), 0
+        for task_id in self._source:
+            self._scheduler.forget(task_id)
+            self._facts.payloads.pop(task_id, None)
+        self._source.clear()
+        self._unsettled.clear()
+        self._ledgers.clear()
+        self._todo.clear()
+        if was_active:
+            await self._publish_state(QUEUE_KEY, None)  # nobody has to wait until this one's silence is noticed
+
+    async def run(self, submissions: SoleReader) -> None:
         """Work until cancelled."""
-        self._group = group
+        self._submissions = submissions
+        self._ledgers = {p: OffsetLedger(metadata) for p, metadata in (await submissions.metadata()).items()}
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._read_submissions(), name="read submissions")
-            tasks.create_task(self._place(), name="place")
+            tasks.create_task(self._decide(tasks), name="decide")
+            tasks.create_task(self._commit_settled(), name="commit")
+            tasks.create_task(self._tell(), name="tell")
 
     async def _read_submissions(self) -> None:
         while True:
-            for partition, records in await self._group.poll(1.0):
+            for partition, records in await self._submissions.poll(1.0):
                 for record in records:
                     self._take(partition, record)
             for topic, tier in self._tier_topics.items():
-                full = self._scheduler.waiting(tier) >= WAITING_MAX
-                partitions = [p for p in self._group.owned if p[0] == topic]
-                (self._group.pause if full else self._group.resume)(partitions)
+                full = self._scheduler.ready(tier) >= READY_MAX
+                partitions = [p for p in self._submissions.partitions if p[0] == topic]
+                (self._submissions.pause if full else self._submissions.resume)(partitions)
             self._wake.set()
 
     def _take(self, partition: Partition, record: Record) -> None:
-        ledger = self._ledgers.get(partition)
-        if ledger is None or not ledger.take(record.offset):
+        ledger = self._ledgers[partition]
+        if not ledger.take(record.offset):
             return
-        task = self._read(record, TaskSubmitted)
-        if task is None or task.task_id in self._known or task.task_id in self._source:
+        submitted = self._facts.read(record, TaskSubmitted)
+        tasks = () if submitted is None else submitted.tasks()
+        new = [task for task in tasks if not self._scheduler.knows(task.task_id)]
+        if not new:
             ledger.finish(record.offset)
+            self._settled.set()
             return
-        self._source[task.task_id] = partition, record.offset
-        self._scheduler.submit(task)
-
-    async def _place(self) -> None:
-        while True:
-            try:
-                async with asyncio.timeout(TICK_S):
-                    await self._wake.wait()
-            except TimeoutError:
-                pass
-            self._wake.clear()
-            await self._withdraw_all()
-            placements = []
-            while (placement := self._scheduler.place(self._clock.now_us())) is not None:
-                self._known.add(placement.task.task_id)
-                placements.append(placement)
-            await asyncio.gather(*(self._give(placement) for placement in placements))
-            await self._commit()
-
-    async def _give(self, placement: Placement) -> None:
-        task = placement.task
-        assignment = Assignment(task=task, attempt=1, assigned_us=self._clock.now_us())
-        await self._assign(placement.partition, task.task_id.encode(), self._codec.encode(assignment))
-        await self._event(task.task_id, TaskChange.ASSIGNED, f"next in {task.tier}; {placement.runner_id} has room")
-        self._settle(task.task_id)
-
-    async def _withdraw_all(self) -> None:
-        for task_id in [task_id for task_id in self._withdrawn if task_id in self._source]:
-            task = self._scheduler.withdraw(task_id)
-            if task is not None:
-                await self._end_unstarted(task, self._withdrawn.pop(task_id))
-
-    async def _end_unstarted(self, task: TaskSubmitted, reason: str) -> None:
-        """Cancel a task that never ran: its stream ends, so that whoever waits for it is told."""
-        encoder = self._chunks.encoder(task.task_id, 1)
+        self._unsettled[partition, record.offset] = len(new)
+        for task in new:
+            self._source[task.task_id] = partition, record.offset
+            self._facts.payloads[task.task_id] = task
         now = self._clock.now_us()
-        claim, _ = encoder.encode(0, (Chunk(Kind.CLAIM, ClaimWords(tenant=task.tenant).encode(), now),), None, GENESIS)
-        receipt = msgspec.json.encode({"reason": reason, "stopped_at_seq": 0, "after_ms": 0})
-        end, _ = encoder.encode(0, (Chunk(Kind.CANCELLED, receipt, now),), None, GENESIS)
-        await asyncio.gather(self._chunks.append(task.task_id, claim), self._chunks.append(task.task_id, end))
-        self._known.add(task.task_id)
-        await self._event(task.task_id, TaskChange.CANCELLED, reason)
-        self._settle(task.task_id)
+        for task in new:
+            self._todo += self._scheduler.submit(job_of(task), now)
 
     def _settle(self, task_id: str) -> None:
         source = self._source.pop(task_id, None)
-        if source is not None and source[0] in self._ledgers:
-            self._ledgers[source[0]].finish(source[1])
+        if source is None:
+            return
+        self._unsettled[source] -= 1
+        if self._unsettled[source] <= 0:
+            del self._unsettled[source]
+            if source[0] in self._ledgers:
+                self._ledgers[source[0]].finish(source[1])
+                self._settled.set()
+
+    # Carrying out.
+
+    async def _decide(self, tasks: asyncio.TaskGroup) -> None:
+        """Decisions are carried out side by side, in the order in which they were made as far as one partition goes: the
+        next one does not wait until Kafka has acknowledged the last."""
+        in_flight = asyncio.Semaphore(DECISIONS_MAX)
+
+        async def carry_out(decision: Decision) -> None:
+            try:
+                await self._carry_out(decision)
+            finally:
+                in_flight.release()
+
+        while True:
+            await self._something_to_do()
+            for decision in self._decisions():
+                await in_flight.acquire()
+                tasks.create_task(carry_out(decision))
+
+    def _decisions(self) -> Iterator[Decision]:
+        now = self._clock.now_us()
+        while True:
+            if self._todo:
+                todo, self._todo = self._todo, []
+                yield from todo
+            decision = self._scheduler.place(now)
+            if decision is None:
+                return
+            yield decision
+
+    async def _something_to_do(self) -> None:
+        now = self._clock.now_us()
+        at = self._scheduler.wake_us(now)
+        delay_s = TICK_S if at is None else min(TICK_S, max(0.001, (at - now) / 1e6))
+        try:
+            async with asyncio.timeout(delay_s):
+                await self._wake.wait()
+        except TimeoutError:
+            pass
+        self._wake.clear()
+
+    async def _carry_out(self, decision: Decision) -> None:
+        match decision:
+            case Start():
+                await self._give(decision)
+            case End():
+                await self._end(decision)
+            case Hold():
+                await self._event(decision.task_id, TaskChange.HELD, decision.reason)
+            case Park():
+                await self._park(decision)
+
+    async def _give(self, start: Start) -> None:
+        task_id = start.job.task_id
+        task = self._facts.payloads[task_id]
+        now = self._clock.now_us()
+        assignment = Assignment(task=task, attempt=start.job.attempt, assigned_us=now, epoch=self._epoch)
+        self._report.started(start.job.tier, (now - task.submitted_us) / 1e6)
+        await asyncio.gather(
+            self._assign(start.partition, task_id.encode(), self._codec.encode(assignment)),
+            self._event(task_id, TaskChange.ASSIGNED, start.reason, attempt=start.job.attempt - 1),
+        )
+
+    async def _end(self, end: End) -> None:
+        task = self._facts.payloads.get(end.task_id)
+        since_us, tenant = (0, "") if task is None else (task.submitted_us, task.tenant)
+        await close_stream(end, self._chunks, self._clock, since_us=since_us, tenant=tenant)
+        failed = end.outcome == "failed"
+        detail = msgspec.json.encode(error_of(end)) if failed else b""
+        change = TaskChange.FAILED if failed else TaskChange.CANCELLED
+        await self._event(end.task_id, change, end.reason, detail=detail, attempt=end.attempt if end.attempt > 1 else 0)
+        self._facts.payloads.pop(end.task_id, None)
+        self._settle(end.task_id)
+
+    async def _park(self, park: Park) -> None:
+        command = ControlCommand(
+            task_id=park.task_id,
+            verb=ControlVerb.PARK,
+            at_us=self._clock.now_us(),
+            reason=park.reason,
+            detail=msgspec.json.encode({"attempt": park.attempt}),
+        )
+        await self._publish_command(park.task_id, self._codec.encode(command))
+
+    async def _commit_settled(self) -> None:
+        while True:
+            await self._settled.wait()
+            self._settled.clear()
+            await self._commit()
+            await asyncio.sleep(COMMIT_EVERY_S)
 
     async def _commit(self) -> None:
         commits = {p: commit for p, ledger in self._ledgers.items() if (commit := ledger.commit()) is not None}
-        if commits and await self._group.commit(commits):
+        if commits:
+            try:
+                await self._submissions.commit(commits, timeout_s=COMMIT_TIMEOUT_S)
+            except Unavailable as problem:
+                _log.warning("what is settled could not be committed, trying again", error=str(problem))
+                self._settled.set()
+                return
             for partition, commit in commits.items():
-                if partition in self._ledgers:
-                    self._ledgers[partition].committed(commit)
+                self._ledgers[partition].committed(commit)
 
-    async def _event(self, task_id: str, change: TaskChange, reason: str) -> None:
+    async def _event(
+        self, task_id: str, change: TaskChange, reason: str, *, detail: bytes = b"", attempt: int = 0
+    ) -> None:
         event = TaskEvent(
-            task_id=task_id, change=change, at_us=self._clock.now_us(), attempt=0, by=self._name, reason=reason
+            task_id=task_id,
+            change=change,
+            at_us=self._clock.now_us(),
+            attempt=attempt,
+            by=self._name,
+            reason=reason,
+            detail=detail,
         )
         await self._publish_event(task_id, self._codec.encode(event))
 
-    def _read(self, record: Record, kind: type[E]) -> E | None:
-        try:
-            return self._codec.decode(record.value or b"", kind)
-        except ChunkDecodeError as problem:
-            _log.error("skipped a record that cannot be read", offset=record.offset, error=str(problem))
-            return None
+    async def _tell(self) -> None:
+        while True:
+            now = self._clock.now_us()
+            state = msgspec.json.encode(self._report.state(now))
+            told = QueueState(dispatcher=self._name, epoch=self._epoch, at_us=now, state=state)
+            await self._publish_state(QUEUE_KEY, self._codec.encode(told))
+            await asyncio.sleep(TICK_S)

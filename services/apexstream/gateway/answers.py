@@ -1,5 +1,6 @@
 """HTTP answers that all routes share: JSON, errors by their code, bodies within a limit."""
 
+import math
 from typing import Any, TypeVar
 
 import msgspec
@@ -7,7 +8,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
-from apexstream.core.errors import ApexError, InvalidRequest
+from apexstream.core.errors import ApexError, InvalidRequest, LimitReached
 
 BODY_BYTES_MAX = 512 * 1024
 STATUS = {
@@ -22,6 +23,7 @@ STATUS = {
     "expired": 410,
     "too_large": 413,
     "invalid_parameters": 422,
+    "limit_reached": 429,
     "unavailable": 503,
     "outcome_unknown": 503,
 }
@@ -50,8 +52,11 @@ def answer(content: Any, status: int = 200) -> Response:
 
 
 def refusal(problem: ApexError) -> Response:
-    """The answer that tells of ``problem``."""
-    return answer({"error": problem.as_dict()}, STATUS.get(problem.code, 500))
+    """The answer that tells of ``problem``, and when to come back if that is known."""
+    told = answer({"error": problem.as_dict()}, STATUS.get(problem.code, 500))
+    if isinstance(problem, LimitReached):
+        told.headers["retry-after"] = str(math.ceil(problem.retry_after_s))
+    return told
 
 
 def parse(body: bytes, kind: type[T]) -> T:

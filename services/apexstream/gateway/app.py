@@ -12,17 +12,20 @@ from apexstream.core.errors import ApexError
 from apexstream.gateway.answers import answer, fail, refuse, refuse_http
 from apexstream.gateway.control import Control
 from apexstream.gateway.parts import Parts
+from apexstream.gateway.scheduling import Scheduling
 from apexstream.gateway.static import Page
 from apexstream.gateway.streams import Streams
+from apexstream.gateway.submissions import Submissions
 from apexstream.gateway.tasks import Tasks
 from apexstream.gateway.websocket import WebSockets
 
 
 def make_app(parts: Parts, page: Path | None) -> Starlette:
     """All routes; ``page`` is the folder of the built page."""
-    control = Control(parts)
+    control, submissions = Control(parts), Submissions(parts)
     routes: list[BaseRoute] = [
-        *Tasks(parts, control).routes(),
+        *Tasks(parts, control, submissions).routes(),
+        *Scheduling(parts, control, submissions).routes(),
         *Streams(control).routes(),
         *WebSockets(parts).routes(),
         *_health(parts),

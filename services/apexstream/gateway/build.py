@@ -69,7 +69,11 @@ async def serve(settings: Settings, *, ready: Callable[[str], None], stop: async
         await writer.prepare(*topics.values())
         await scans.partitions(topics["chunks"])
         await tails.partitions(topics["chunks"])
-        registry = Registry(codec, lambda task_id: hub.known(task_id))  # noqa: PLW0108 - the hub is made below
+        registry = Registry(
+            codec,
+            lambda task_id: hub.known(task_id),  # noqa: PLW0108 - the hub is made below
+            tenant_waiting_max=settings.tenant_waiting_max,
+        )
         hub = Hub(
             lambda on_records: Tails(tails, on_records),
             scans,
@@ -88,6 +92,7 @@ async def serve(settings: Settings, *, ready: Callable[[str], None], stop: async
                 topics["task-events"]: registry.on_task_events,
                 topics["dead-letters"]: registry.on_dead_letters,
                 settings.topic("runners"): registry.on_runners,
+                settings.topic("queue"): registry.order.on_queue_state,
             },
         )
 

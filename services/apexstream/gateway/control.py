@@ -26,7 +26,7 @@ class Control:
         event = TaskEvent(
             task_id=task_id,
             change=TaskChange.CANCEL_REQUESTED,
-            at_us=await self._command(task_id, ControlVerb.CANCEL, reason),
+            at_us=await self.command(task_id, ControlVerb.CANCEL, reason),
             attempt=state.attempt,
             by=self._name,
             reason=reason,
@@ -39,7 +39,7 @@ class Control:
         state = self._registry.task(task_id)
         if state.status.final:
             raise Conflict(f"the task is {state.status}", where=state.task_id, hint="It has ended")
-        await self._command(task_id, verb, "")
+        await self.command(task_id, verb, "")
         return state
 
     async def forget(self, task_id: str) -> TaskState:
@@ -47,10 +47,12 @@ class Control:
         state = self._registry.task(task_id)
         if not state.status.final:
             raise Conflict(f"the task is {state.status}", where=task_id, hint="Cancel it first, or wait for its end")
-        await self._command(task_id, ControlVerb.FORGET, "asked to forget")
+        await self.command(task_id, ControlVerb.FORGET, "asked to forget")
         return state
 
-    async def _command(self, task_id: str, verb: ControlVerb, reason: str) -> int:
+    async def command(self, task_id: str, verb: ControlVerb, reason: str, *, detail: bytes = b"") -> int:
+        """Append a command; gives its time, microseconds."""
         now = self._clock.now_us()
-        await self._publish("control", task_id, ControlCommand(task_id=task_id, verb=verb, at_us=now, reason=reason))
+        command = ControlCommand(task_id=task_id, verb=verb, at_us=now, reason=reason, detail=detail)
+        await self._publish("control", task_id, command)
         return now

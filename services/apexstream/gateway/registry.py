@@ -10,7 +10,9 @@ from jsonschema import Draft202012Validator
 from apexstream.contracts.codec import Codec
 from apexstream.core.errors import ChunkDecodeError, InvalidParameters, Unavailable, UnknownAction, UnknownTask
 from apexstream.core.events import ActionInfo, DeadLetter, Event, RunnerState, TaskEvent, TaskSubmitted
-from apexstream.core.task import TaskState
+from apexstream.core.task import TaskState, TaskStatus
+from apexstream.core.tiers import Tier
+from apexstream.gateway.order import OrderOfWork
 from apexstream.log.fetcher import Partition, Record
 
 LETTERS_MAX = 10_000
@@ -23,7 +25,7 @@ _log = structlog.get_logger(__name__)
 class Registry:
     """Tasks by id and runners by id. ``on_submitted`` is called with the id of every task that becomes known."""
 
-    def __init__(self, codec: Codec, on_submitted: Callable[[str], None]) -> None:
+    def __init__(self, codec: Codec, on_submitted: Callable[[str], None], *, tenant_waiting_max: int) -> None:
         self._codec = codec
         self._on_submitted = on_submitted
         self._tasks: dict[str, TaskState] = {}
@@ -31,6 +33,7 @@ class Registry:
         self._runners: dict[str, RunnerState] = {}
         self._letters: dict[str, DeadLetter] = {}
         self._validators: dict[bytes, Draft202012Validator] = {}
+        self.order = OrderOfWork(codec, tenant_waiting_max)
 
     # Readers of topics.
 
@@ -39,7 +42,8 @@ class Registry:
         for record in records:
             task = self._read(record, TaskSubmitted)
             if isinstance(task, TaskSubmitted):
-                self.submitted(task, record.timestamp)
+                for member in task.tasks():
+                    self.submitted(member, record.timestamp)
 
     def submitted(self, task: TaskSubmitted, since_ms: int) -> TaskState:
         """A task exists from now on, and its stream cannot be older than ``since_ms``."""
@@ -47,6 +51,7 @@ class Registry:
         if task.task_id not in self._since_ms:
             self._since_ms[task.task_id] = since_ms
             state.submitted(task)
+            self.order.submitted(task, waiting=state.status is TaskStatus.WAITING)
             self._on_submitted(task.task_id)
         return state
 
@@ -56,6 +61,7 @@ class Registry:
             event = self._read(record, TaskEvent)
             if isinstance(event, TaskEvent):
                 self._state(event.task_id).apply(event)
+                self.order.changed(event)
 
     def on_runners(self, _: Partition, records: Iterable[Record]) -> None:
         """Runners that announce themselves or leave."""
@@ -92,6 +98,11 @@ class Registry:
     def recent(self, limit: int) -> list[TaskState]:
         """The newest tasks, newest first."""
         return sorted(self._tasks.values(), key=lambda state: state.submitted_us, reverse=True)[:limit]
+
+    def waiting(self, tier: Tier) -> tuple[int, int]:
+        """How many tasks of ``tier`` were not given to a runner yet, and when the oldest of them was submitted (0: none)."""
+        found = [s.submitted_us for s in self._tasks.values() if s.status is TaskStatus.WAITING and s.tier is tier]
+        return len(found), min(found, default=0)
 
     def since_ms(self, stream_id: str) -> int | None:
         """The broker's time when the stream's task was submitted, milliseconds; None if there is no such task yet."""
@@ -171,6 +182,7 @@ class Registry:
         )
         del self._tasks[oldest]
         self._since_ms.pop(oldest, None)
+        self.order.forget(oldest)
 
     def _read(self, record: Record, kind: type[Event]) -> Event | None:
         try:

@@ -8,38 +8,27 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
 from apexstream.core.errors import InvalidRequest
-from apexstream.core.events import ControlVerb, DeadLetter, TaskSubmitted
+from apexstream.core.events import ControlVerb, DeadLetter
 from apexstream.core.ids import check_id
 from apexstream.core.options import TaskOptions
 from apexstream.core.task import TaskState, TaskStatus
-from apexstream.core.tiers import Tier
 from apexstream.gateway.answers import answer, parse, read_body
 from apexstream.gateway.control import Control
 from apexstream.gateway.parts import Parts
+from apexstream.gateway.submissions import Submissions, SubmitRequest
 
 LISTED_MAX = 1_000
-
-
-class SubmitRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The body of ``POST /tasks``."""
-
-    plugin: str
-    action: str
-    params: dict[str, Any] = msgspec.field(default_factory=dict)
-    tier: Tier = Tier.NORMAL
-    task_id: str = ""
-    options: TaskOptions = TaskOptions()
 
 
 class Tasks:
     """The handlers."""
 
-    def __init__(self, parts: Parts, control: Control) -> None:
+    def __init__(self, parts: Parts, control: Control, submissions: Submissions) -> None:
         self._registry = parts.registry
         self._publish = parts.publish
         self._clock = parts.clock
-        self._new_task_id = parts.new_task_id
         self._control = control
+        self._submissions = submissions
 
     def routes(self) -> list[BaseRoute]:
         """Where they are."""
@@ -72,25 +61,8 @@ class Tasks:
 
     async def submit(self, request: Request) -> Response:
         """``POST /tasks``: accepted once it is durable. The same ``task_id`` again gives the task that exists."""
-        wanted = parse(await read_body(request), SubmitRequest)
-        task_id = check_id(wanted.task_id, "task_id") if wanted.task_id else self._new_task_id()
-        if self._registry.since_ms(task_id) is not None:
-            return _task(self._registry.task(task_id), 200)
-        return await self._accept(wanted, task_id)
-
-    async def _accept(self, wanted: SubmitRequest, task_id: str) -> Response:
-        self._registry.check(wanted.plugin, wanted.action, wanted.params)
-        task = TaskSubmitted(
-            task_id=task_id,
-            plugin=wanted.plugin,
-            action=wanted.action,
-            params=msgspec.json.encode(wanted.params),
-            tier=wanted.tier,
-            submitted_us=self._clock.now_us(),
-            options=msgspec.json.encode(wanted.options),
-        )
-        await self._publish(f"tasks.{task.tier}", task_id, task)
-        return _task(self._registry.submitted(task, task.submitted_us // 1000), 202)
+        state, is_new = await self._submissions.submit(parse(await read_body(request), SubmitRequest))
+        return _task(state, 202 if is_new else 200)
 
     async def tasks(self, request: Request) -> Response:
         """``GET /tasks``: the newest tasks."""
@@ -126,18 +98,16 @@ class Tasks:
     async def retry(self, request: Request) -> Response:
         """``POST /dead-letters/{id}/retry``: submit the same task under a new id, and take the letter out."""
         letter = self._registry.dead_letter(path_id(request))
-        retried = await self._accept(
-            SubmitRequest(
-                plugin=letter.plugin,
-                action=letter.action,
-                params=msgspec.json.decode(letter.params or b"{}"),
-                tier=letter.tier,
-                options=msgspec.json.decode(letter.options or b"{}", type=TaskOptions),
-            ),
-            self._new_task_id(),
+        wanted = SubmitRequest(
+            plugin=letter.plugin,
+            action=letter.action,
+            params=msgspec.json.decode(letter.params or b"{}"),
+            tier=letter.tier,
+            options=msgspec.json.decode(letter.options or b"{}", type=TaskOptions),
         )
+        state, _ = await self._submissions.submit(wanted)
         await self._publish("dead-letters", letter.task_id, None)
-        return retried
+        return _task(state, 202)
 
 
 def path_id(request: Request) -> str:

@@ -30,13 +30,13 @@ class ChunkLog:
         self._codec = codec
         self._reader = reader
         self._writer = writer
-        self._writer_id = writer_id
+        self.writer_id = writer_id
         self._wanted: dict[Partition, list[_Wanted]] = {}
         self._scans: dict[Partition, asyncio.Task[None]] = {}
 
     def encoder(self, stream_id: str, attempt: int) -> RunEncoder:
         """An encoder for this process' runs of one attempt."""
-        return self._codec.run_encoder(stream_id, attempt, self._writer_id)
+        return self._codec.run_encoder(stream_id, attempt, self.writer_id)
 
     def put(self, stream_id: str, value: bytes, listener: AppendListener) -> None:
         """Send a run; ``listener`` is told what became of it."""

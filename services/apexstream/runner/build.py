@@ -14,11 +14,13 @@ from apexstream.core.errors import ApexError
 from apexstream.core.events import ActionInfo, Assignment, DeadLetter, TaskChange, TaskEvent, TaskSubmitted
 from apexstream.core.ids import new_id
 from apexstream.core.options import TaskOptions
+from apexstream.core.scheduling import scheduling_or_nothing
 from apexstream.log.chunks import ChunkLog
 from apexstream.log.cipher import KeyProvider, local_keys
 from apexstream.log.connection import connection
 from apexstream.log.fetcher import LogReader, Tail
 from apexstream.log.group import GroupReader
+from apexstream.log.keyed import KeyedLog
 from apexstream.log.writer import Writer
 from apexstream.runner.attempt import Attempt, Failed
 from apexstream.runner.host.catalogue import Catalogue
@@ -27,6 +29,7 @@ from apexstream.runner.host.port import ActionHost
 from apexstream.runner.host.process import installed_plugins
 from apexstream.runner.host.routed import RoutedHost
 from apexstream.runner.measures import ActionMeasures
+from apexstream.runner.resources import announced, measured
 from apexstream.runner.retries import RetryBudget
 from apexstream.runner.service import Runner
 from apexstream.runner.work import Work
@@ -52,6 +55,7 @@ async def serve(settings: Settings, *, ready: Callable[[str], None], stop: async
         settings.topic(name) for name in ("chunks", "task-events", "runners", "dead-letters")
     )
     assignments, control = settings.topic("assignments"), settings.topic("control")
+    resources = announced(measured(), settings.runner_resources, settings.runner_labels)
     async with (
         Writer(
             kafka, client_id=runner_id, timeout_s=settings.append_timeout_s, compression=settings.compression
@@ -63,10 +67,12 @@ async def serve(settings: Settings, *, ready: Callable[[str], None], stop: async
         await writer.prepare(chunks, events, states, letters)
         await scans.partitions(chunks)
         await scans.partitions(assignments)
+        await scans.partitions(events)
         works = _Works(
             host=host,
             catalogue=host.describe,
             log=ChunkLog(chunks, codec, scans, writer, writer_id),
+            events=KeyedLog(events, scans, writer.partition_of),
             writer_id=writer_id,
             runner_id=runner_id,
             clock=clock,
@@ -78,6 +84,7 @@ async def serve(settings: Settings, *, ready: Callable[[str], None], stop: async
         runner = Runner(
             runner_id,
             capacity=settings.runner_capacity,
+            resources=resources,
             offers=lambda: (tuple(_infos(host.describe())), host.describe().broken),
             codec=codec,
             clock=clock,
@@ -109,6 +116,7 @@ class _Works:
         host: ActionHost,
         catalogue: Callable[[], Catalogue],
         log: ChunkLog,
+        events: KeyedLog,
         writer_id: str,
         runner_id: str,
         clock: Clock,
@@ -120,6 +128,7 @@ class _Works:
         self._host = host
         self._catalogue = catalogue
         self._log = log
+        self._events = events
         self._writer_id = writer_id
         self._runner_id = runner_id
         self._clock = clock
@@ -157,8 +166,9 @@ class _Works:
             task,
             make_attempt=make_attempt,
             options=msgspec.json.decode(task.options or b"{}", type=TaskOptions).over(defaults),
-            tell=lambda change, attempt, reason="", error=b"": self._tell(task, change, attempt, reason, error),
+            tell=lambda change, attempt, reason="", detail=b"": self._tell(task, change, attempt, reason, detail),
             last_attempt=self._last_attempt,
+            handed_back=lambda: self._handed_back(assignment),
             budget=self._budgets.setdefault((task.plugin, task.action), RetryBudget()),
             measures=measures,
             dead_letter=lambda failed, reason: self._bury(task, failed, reason),
@@ -173,7 +183,17 @@ class _Works:
     async def _last_attempt(self, task: TaskSubmitted) -> int:
         return (await self._log.fold(task.task_id, since_us=task.submitted_us)).attempt
 
-    async def _tell(self, task: TaskSubmitted, change: TaskChange, attempt: int, reason: str, error: bytes) -> None:
+    async def _handed_back(self, assignment: Assignment) -> bool:
+        task = assignment.task
+        if not scheduling_or_nothing(task.scheduling).preemptible:
+            return False
+        async for record in self._events.of_key(task.task_id, since_us=assignment.assigned_us):
+            event = self._codec.decode(record.value or b"", TaskEvent)
+            if event.change is TaskChange.PARKED and event.detail and event.attempt >= assignment.attempt:
+                return True
+        return False
+
+    async def _tell(self, task: TaskSubmitted, change: TaskChange, attempt: int, reason: str, detail: bytes) -> None:
         event = TaskEvent(
             task_id=task.task_id,
             change=change,
@@ -181,7 +201,7 @@ class _Works:
             attempt=attempt,
             by=self._runner_id,
             reason=reason,
-            detail=error,
+            detail=detail,
         )
         await self._publish_event(task.task_id, self._codec.encode(event))
 

@@ -3,11 +3,14 @@
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 
+import msgspec
 import structlog
 
 from apexstream.contracts.codec import Codec
 from apexstream.core.errors import ChunkDecodeError, Unavailable
 from apexstream.core.events import ActionInfo, Assignment, ControlCommand, ControlVerb, RunnerState
+from apexstream.core.reign import claim_of
+from apexstream.core.scheduling import RunnerResources, scheduling_or_nothing
 from apexstream.log.fetcher import LogReader, Partition, Record
 from apexstream.log.group import GroupReader
 from apexstream.log.ledger import OffsetLedger
@@ -35,6 +38,7 @@ class Runner:
         runner_id: str,
         *,
         capacity: int,
+        resources: RunnerResources,
         offers: Callable[[], tuple[Sequence[ActionInfo], Mapping[str, str]]],
         codec: Codec,
         clock: Clock,
@@ -45,6 +49,7 @@ class Runner:
     ) -> None:
         self.runner_id = runner_id
         self._capacity = capacity
+        self._resources = resources
         self._offers = offers
         self._codec = codec
         self._clock = clock
@@ -56,6 +61,7 @@ class Runner:
         self._ledgers: dict[Partition, OffsetLedger] = {}
         self._fresh_from: dict[Partition, int] = {}
         self._works: dict[str, Work] = {}
+        self._assigned: dict[str, Assignment] = {}
         self._running: dict[asyncio.Task[None], tuple[Partition, Work]] = {}
         self._aside: set[asyncio.Future[None]] = set()
         self._cancelled: dict[str, str] = {}
@@ -105,6 +111,17 @@ class Runner:
                 self._cancel(command.task_id, work, command.reason or "cancelled by request")
             elif work is not None and command.verb in {ControlVerb.PAUSE, ControlVerb.RESUME}:
                 self._background(work.pause(command.verb is ControlVerb.PAUSE))
+            elif work is not None and command.verb is ControlVerb.PARK and self._is_meant(command):
+                work.give_back(command.reason)
+
+    def _is_meant(self, command: ControlCommand) -> bool:
+        """Whether a request to park is about the assignment that is here, and not about an earlier one of the same task."""
+        try:
+            meant = msgspec.json.decode(command.detail, type=dict[str, int]).get("attempt", 0)
+        except msgspec.DecodeError as problem:
+            _log.error("a request to park cannot be read", task=command.task_id, error=str(problem))
+            return False
+        return meant == self._assigned[command.task_id].attempt
 
     def _cancel(self, task_id: str, work: Work | None, reason: str) -> None:
         if work is not None:
@@ -117,11 +134,22 @@ class Runner:
         while True:
             for partition, records in await self._group.poll(1.0):
                 for record in records:
-                    if partition in self._ledgers and self._ledgers[partition].take(record.offset):
-                        self._start(partition, record)
+                    if partition in self._ledgers:
+                        self._received(partition, self._ledgers[partition], record)
                 self._dirty.set()
             if len(self._running) >= self._capacity:
                 self._group.pause(self._group.owned)
+
+    def _received(self, partition: Partition, ledger: OffsetLedger, record: Record) -> None:
+        claim = claim_of(record.key) if record.value is None else None
+        if claim is not None:
+            ledger.claim(record.offset, claim[0])
+        if not ledger.take(record.offset):
+            return
+        if claim is not None:
+            ledger.finish(record.offset)
+        else:
+            self._start(partition, record)
 
     def _start(self, partition: Partition, record: Record) -> None:
         try:
@@ -131,30 +159,46 @@ class Runner:
             self._finish(partition, record.offset)
             return
         task_id = assignment.task.task_id
-        if task_id in self._works:
+        if assignment.epoch < self._ledgers[partition].epoch:
+            _log.info("an assignment of a dispatcher that was replaced", task=task_id, epoch=assignment.epoch)
+            self._finish(partition, record.offset)
+            return
+        earlier = self._running_of(task_id)
+        if earlier is not None and assignment.attempt <= self._assigned[task_id].attempt:
             _log.warning("assigned twice; the first one goes on", task=task_id)
             self._finish(partition, record.offset)
             return
         work = self._works[task_id] = self._make_work(assignment)
+        self._assigned[task_id] = assignment
         if task_id in self._cancelled:
             work.cancel(self._cancelled[task_id])
-        fresh = record.offset >= self._fresh_from.get(partition, record.offset + 1)
+        never_given = record.offset >= self._fresh_from.get(partition, record.offset + 1)
+        fresh = never_given and assignment.attempt == 1  # one that was parked has a stream already
         running = asyncio.create_task(
-            self._run(work, assignment.attempt, fresh=fresh, at=(partition, record.offset)), name=task_id
+            self._run(work, assignment.attempt, fresh=fresh, at=(partition, record.offset), after=earlier), name=task_id
         )
         self._running[running] = partition, work
         running.add_done_callback(self._running.pop)
 
-    async def _run(self, work: Work, attempt: int, *, fresh: bool, at: tuple[Partition, int]) -> None:
+    def _running_of(self, task_id: str) -> asyncio.Task[None] | None:
+        work = self._works.get(task_id)
+        return next((task for task, (_, running) in self._running.items() if running is work), None) if work else None
+
+    async def _run(
+        self, work: Work, attempt: int, *, fresh: bool, at: tuple[Partition, int], after: asyncio.Task[None] | None
+    ) -> None:
         finished = False
         try:
+            if after is not None:  # the same task, given back a moment ago: its assignment is about to be finished
+                await asyncio.wait([after])
             finished = await work.run(attempt, fresh=fresh)
         except Exception:  # one task's trouble, its log unreadable for instance, stops no other task
             _log.exception(
                 "a task was given up; it stays uncommitted and its next owner tries again", task=work.task.task_id
             )
         finally:
-            del self._works[work.task.task_id]
+            if self._works.get(work.task.task_id) is work:
+                del self._works[work.task.task_id], self._assigned[work.task.task_id]
         if finished:
             self._finish(*at)
         if len(self._running) <= self._capacity:
@@ -221,6 +265,7 @@ class Runner:
                 partitions=tuple(sorted(partition for _, partition in self._ledgers)),
                 actions=tuple(actions),
                 broken_plugins=tuple(f"{name}: {why}" for name, why in broken.items()),
+                resources=msgspec.json.encode(msgspec.structs.replace(self._resources, used=self._used())),
             )
             try:
                 await self._publish_state(self.runner_id, self._codec.encode(state))
@@ -231,3 +276,11 @@ class Runner:
                     await self._changed.wait()
             except TimeoutError:
                 continue
+
+    def _used(self) -> dict[str, float]:
+        """What the tasks in hand stated that they need."""
+        used: dict[str, float] = {}
+        for assignment in self._assigned.values():
+            for name, amount in scheduling_or_nothing(assignment.task.scheduling).needs.items():
+                used[name] = used.get(name, 0.0) + amount
+        return used

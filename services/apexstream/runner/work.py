@@ -21,7 +21,9 @@ UNAVAILABLE_DELAY_MAX_S = 5.0
 _log = structlog.get_logger(__name__)
 
 Tell = Callable[..., Awaitable[None]]
-"""``tell(change, attempt, reason=…, error=…)``: publishes a task event, returns once it is acknowledged."""
+"""``tell(change, attempt, reason=…, detail=…)``: publishes a task event, returns once it is acknowledged."""
+
+ON_REQUEST = b'{"by":"request"}'  # the detail of a parked event that gives the task back to the dispatcher
 
 
 class Probe(Protocol):
@@ -29,6 +31,10 @@ class Probe(Protocol):
 
     async def __call__(self, task: TaskSubmitted) -> int:
         """The highest attempt that claimed the stream; 0 if none did."""
+
+
+class HandedBack:
+    """The last owner of this assignment had given its task back: nothing is left to do here."""
 
 
 class Work:
@@ -42,6 +48,7 @@ class Work:
         options: TaskOptions,
         tell: Tell,
         last_attempt: Probe,
+        handed_back: Callable[[], Awaitable[bool]],
         budget: RetryBudget,
         measures: ActionMeasures,
         dead_letter: Callable[[Failed, str], Awaitable[None]],
@@ -51,12 +58,15 @@ class Work:
         self._options = options
         self._tell = tell
         self._last_attempt = last_attempt
+        self._handed_back = handed_back
         self._budget = budget
         self._measures = measures
         self._dead_letter = dead_letter
         self._attempt: Attempt | None = None
         self._cancel_reason: str | None = None
         self._parking = False
+        self._giving_back = ""  # why, if the dispatcher asked for it
+        self._taken_over = False
         self._paused = False
         self._hurry = asyncio.Event()
         self._number = 0
@@ -70,7 +80,17 @@ class Work:
             self._attempt.cancel(reason)
 
     def park(self) -> None:
-        """Let go of the task at its next yield; its stream stays open for the next owner."""
+        """Let go of the task at its next yield; its stream stays open for the next owner of its partition."""
+        self._giving_back = ""  # the assignment is the next owner's, who goes on with it
+        self._stop()
+
+    def give_back(self, reason: str) -> None:
+        """Let go of the task at its next yield, for the dispatcher to give out again."""
+        if not self._parking and self._cancel_reason is None:
+            self._giving_back = reason or "asked to"
+            self._stop()
+
+    def _stop(self) -> None:
         self._parking = True
         self._hurry.set()
         if self._attempt is not None:
@@ -86,6 +106,7 @@ class Work:
     async def run(self, attempt: int, *, fresh: bool) -> bool:
         """Until the stream is closed (True: never to be done again) or the task is let go (False)."""
         self._number = attempt
+        self._taken_over = not fresh
         self._budget.started()
         delays = _delays()
         while True:
@@ -94,16 +115,20 @@ class Work:
                 delays = _delays()
                 if isinstance(outcome, Ended):
                     self._measures.ended(outcome.change.value)
-                    await self._tell(outcome.change, outcome.attempt, reason=outcome.reason, error=outcome.error)
+                    await self._tell(outcome.change, outcome.attempt, reason=outcome.reason, detail=outcome.error)
                     return True
                 if isinstance(outcome, Parked):
                     self._measures.ended("parked")
-                    await self._tell(TaskChange.PARKED, outcome.attempt, reason="another runner goes on with it")
-                    return False
+                    return await self._parked(outcome)
+                if isinstance(outcome, HandedBack):
+                    await self._tell(TaskChange.PARKED, self._number, reason="it had been given back already")
+                    return True
             except Unavailable as problem:
                 _log.warning("attempt broken off", task=self.task.task_id, attempt=self._number, error=str(problem))
-                if self._parking:
+                if self._parking and not self._giving_back:
                     return False
+                if self._giving_back:
+                    self._hurry.clear()
                 await self._wait(next(delays))
             fresh = False
 
@@ -111,11 +136,21 @@ class Work:
         """Say that the task failed although its stream could not be closed: its log cannot be read, for instance."""
         error = problem.as_dict() if isinstance(problem, ApexError) else {"code": "internal", "message": repr(problem)}
         try:
-            await self._tell(TaskChange.FAILED, self._number, reason=str(problem), error=msgspec.json.encode(error))
+            await self._tell(TaskChange.FAILED, self._number, reason=str(problem), detail=msgspec.json.encode(error))
         except Unavailable as unsaid:
             _log.error("could not even say so", task=self.task.task_id, error=str(unsaid))
 
-    async def _try(self, *, fresh: bool) -> Ended | Parked | Failed:
+    async def _parked(self, parked: Parked) -> bool:
+        """Say that the task is let go, and to whom: to the dispatcher, with which its assignment is finished, or to the next
+        owner of its partition."""
+        reason = self._giving_back
+        if not reason:
+            await self._tell(TaskChange.PARKED, parked.attempt, reason="another runner goes on with it")
+            return False
+        await self._tell(TaskChange.PARKED, parked.attempt, reason=reason, detail=ON_REQUEST)
+        return True
+
+    async def _try(self, *, fresh: bool) -> Ended | Parked | Failed | HandedBack:
         """One attempt. ``Failed`` means that another one follows, after the pause that was made here."""
         attempt = self._attempt = self._make_attempt(self.task, self._options)
         if self._cancel_reason is not None:
@@ -126,7 +161,7 @@ class Work:
             outcome = await self._run_first(attempt)
         else:
             began = await self._claim(attempt)
-            if isinstance(began, Ended):
+            if isinstance(began, Ended | HandedBack):
                 return began
             attempt.resume(began)
             if self._parking:
@@ -142,12 +177,16 @@ class Work:
         finally:
             await telling
 
-    async def _claim(self, attempt: Attempt) -> Place | Ended:
+    async def _claim(self, attempt: Attempt) -> Place | Ended | HandedBack:
         """Take the stream over. The started event comes before the claim: whatever an older attempt still reports after the
-        claim made its records dead then lies behind this event, and counts for nothing."""
+        claim made its records dead then lies behind this event, and counts for nothing. A report that lies before it counts:
+        if the last owner gave the task back and died before it could commit, the dispatcher has it, and not this runner."""
         self._number = max(self._number, await self._last_attempt(self.task) + 1)
         for _ in range(CLAIM_TRIES_MAX):
             await self._tell(TaskChange.STARTED, self._number)
+            if self._taken_over and await self._handed_back():
+                return HandedBack()
+            self._taken_over = False
             began = await attempt.claim(self._number)
             if began is not None:
                 return began

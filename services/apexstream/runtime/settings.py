@@ -138,6 +138,22 @@ class Settings(BaseSettings):
         ),
     ] = ""
     runner_capacity: Annotated[int, Field(ge=1, le=10_000, description="Tasks that one runner runs at once.")] = 64
+    tenant_waiting_max: Annotated[
+        int, Field(ge=1, le=10_000_000, description="Tasks of one tenant that may wait; past it submissions get 429.")
+    ] = 100_000
+    dispatcher_silent_s: Annotated[
+        float,
+        Field(ge=2, le=300, description="How long the active dispatcher may say nothing before a standby takes over."),
+    ] = 3.0
+    runner_labels: Annotated[
+        str, Field(description="Labels of this runner, name,name, that tasks can ask for or avoid.")
+    ] = ""
+    runner_resources: Annotated[
+        str,
+        Field(
+            description="Amounts that tasks can ask of this runner, name=number,…; cpu, memory_mb, gpu are measured."
+        ),
+    ] = ""
     drain_timeout_s: Annotated[
         float, Field(gt=0, le=300, description="How long a service may take to stop, seconds.")
     ] = 10.0

@@ -1,0 +1,341 @@
+"""The order of work on the real broker: graphs, cancels, moves, overtaking, and dispatchers that die."""
+
+import asyncio
+import itertools
+import os
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import httpx
+import pytest
+import pytest_asyncio
+from tests.integration.conftest import Apex, running
+from tests.integration.test_streams import until
+from tests.support.system import PLUGINS, processes
+
+from apexstream.contracts.codec import Codec
+from apexstream.core.events import Assignment
+from apexstream.core.reign import Reign, claim_of
+from apexstream.log.fetcher import LogReader
+from apexstream.runtime.settings import Settings
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+DEADLINE_S = 90
+
+
+def member(name: str, *after: str, action: str = "count", tier: str = "normal", **more: Any) -> dict[str, Any]:
+    params = more.pop("params", {"n": 1} if action == "count" else {})
+    options = more.pop("options", {})
+    return {
+        "plugin": "probe",
+        "action": action,
+        "task_id": name,
+        "params": params,
+        "tier": tier,
+        "options": options,
+        "scheduling": {"after": list(after), **more},
+    }
+
+
+async def submit_graph(apex: Apex, *members: dict[str, Any]) -> str:
+    answer = await apex.http.post("/graphs", json={"tasks": members})
+    assert answer.status_code == 202, answer.text
+    return str(answer.json()["graph_id"])
+
+
+async def ended_graph(apex: Apex, graph_id: str) -> dict[str, dict[str, Any]]:
+    """The states of a graph's tasks by their names in it, once all have ended."""
+    async with asyncio.timeout(DEADLINE_S):
+        while True:
+            tasks = (await apex.http.get(f"/graphs/{graph_id}")).json()["tasks"]
+            if all(task["status"] in {"completed", "failed", "cancelled"} for task in tasks):
+                return {task["task_id"].removeprefix(f"{graph_id}."): task for task in tasks}
+            await asyncio.sleep(0.02 + len(tasks) / 2_000)  # a large answer costs the services time too
+
+
+async def why(apex: Apex, task_id: str) -> str:
+    return str((await apex.http.get(f"/tasks/{task_id}/why")).json()["why"])
+
+
+async def test_a_graph_runs_in_its_order(apex: Apex) -> None:
+    tasks = await ended_graph(
+        apex,
+        await submit_graph(apex, member("d", "b", "c"), member("b", "a"), member("c", "a", tier="high"), member("a")),
+    )
+
+    assert {task["status"] for task in tasks.values()} == {"completed"}
+    ends = {name: task["changed_us"] for name, task in tasks.items()}
+    assert ends["a"] < min(ends["b"], ends["c"])
+    assert max(ends["b"], ends["c"]) < ends["d"]
+
+
+async def test_what_comes_after_a_failure_ends_by_its_own_rule_and_its_stream_says_so(apex: Apex) -> None:
+    graph_id = await submit_graph(
+        apex,
+        member("bad", action="fail", options={"max_attempts": 1}),
+        member("cancelled", "bad"),
+        member("failed", "bad", otherwise="fail"),
+        member("anyway", "cancelled", when="ended"),
+    )
+    tasks = await ended_graph(apex, graph_id)
+
+    assert {name: task["status"] for name, task in tasks.items()} == {
+        "bad": "failed",
+        "cancelled": "cancelled",
+        "failed": "failed",
+        "anyway": "completed",
+    }
+    assert (await apex.follow(f"{graph_id}.cancelled"))[-1]["type"] == "stream_cancelled"
+    end = (await apex.follow(f"{graph_id}.failed"))[-1]
+    assert (end["type"], end["error"]["code"]) == ("stream_error", "upstream_failed")
+    assert await why(apex, f"{graph_id}.failed") == f"comes after {graph_id}.bad, which has failed"
+
+
+@pytest.mark.parametrize(
+    ("members", "told"),
+    [
+        ([member("a", "b"), member("b", "a")], "wait for each other"),
+        ([member("a", "elsewhere")], "'elsewhere', which is not known"),
+        ([member("a"), member("a")], "two tasks have one task_id"),
+        ([member("a"), member("b", action="nosuch")], "no action 'nosuch'"),
+    ],
+)
+async def test_a_graph_that_cannot_run_is_refused_whole(apex: Apex, members: list[dict[str, Any]], told: str) -> None:
+    answer = await apex.http.post("/graphs", json={"graph_id": "refused", "tasks": members})
+
+    assert answer.status_code in {400, 404}
+    assert told in answer.json()["error"]["message"]
+    assert (await apex.http.get("/graphs/refused")).status_code == 404
+
+
+async def test_an_idempotency_key_makes_one_task_of_many_submissions(apex: Apex) -> None:
+    body = {"plugin": "probe", "action": "count", "idempotency_key": "order 66"}
+    answers = await asyncio.gather(*(apex.http.post("/tasks", json=body) for _ in range(5)))
+
+    assert len({answer.json()["task_id"] for answer in answers}) == 1
+    other = await apex.http.post("/tasks", json={**body, "scheduling": {"tenant": "else"}})
+    assert other.json()["task_id"] != answers[0].json()["task_id"]
+
+
+async def test_a_task_waits_for_its_time_and_can_be_moved_to_another(apex: Apex) -> None:
+    later = time.time_ns() // 1000 + 3_600_000_000
+    body = {"plugin": "probe", "action": "count", "scheduling": {"not_before_us": later}}
+    task_id = (await apex.http.post("/tasks", json=body)).json()["task_id"]
+    async with asyncio.timeout(DEADLINE_S):
+        while await why(apex, task_id) != "its start time has not come":
+            await asyncio.sleep(0.05)
+
+    moved = await apex.http.patch(f"/tasks/{task_id}", json={"tier": "high", "not_before_us": 0})
+
+    assert (moved.status_code, moved.json()["tier"]) == (202, "high")
+    await until(apex, task_id, "completed")
+    assert "then was started: next in high" in await why(apex, task_id)
+    assert (await apex.http.patch(f"/tasks/{task_id}", json={"tier": "low"})).status_code == 409
+
+
+async def test_graphs_and_labels_are_cancelled_at_every_stage(apex: Apex) -> None:
+    long = {"n": 10_000, "interval_s": 0.01}
+    graph_id = await submit_graph(
+        apex, member("run", params=long, labels=["nightly"]), member("wait", "run", labels=["nightly"])
+    )
+    await until(apex, f"{graph_id}.run", "running")
+    assert await why(apex, f"{graph_id}.wait") == f"it comes after {graph_id}.run"
+
+    assert len((await apex.http.delete("/labels/nightly")).json()["cancelling"]) == 2
+
+    assert {task["status"] for task in (await ended_graph(apex, graph_id)).values()} == {"cancelled"}
+    assert (await apex.http.delete(f"/graphs/{graph_id}")).json()["cancelling"] == []
+
+
+async def test_holders_of_one_key_never_run_together(apex: Apex) -> None:
+    key = [{"key": "db"}]
+    graph_id = await submit_graph(
+        apex, *(member(f"t{n}", params={"n": 3, "interval_s": 0.02}, concurrency=key) for n in range(4))
+    )
+    await ended_graph(apex, graph_id)
+    spans = []
+    for number in range(4):
+        chunks = [m["data"]["t"] for m in await apex.follow(f"{graph_id}.t{number}") if m["type"] == "stream_update"]
+        spans.append((chunks[0], chunks[-1]))
+
+    spans.sort()
+    assert all(before[1] < after[0] for before, after in itertools.pairwise(spans))
+
+
+async def test_what_no_runner_can_take_waits_and_says_why(apex: Apex) -> None:
+    body = {"plugin": "probe", "action": "count", "scheduling": {"needs": {"gpu": 1}, "tenant": "gpu"}}
+    task_id = (await apex.http.post("/tasks", json=body)).json()["task_id"]
+    async with asyncio.timeout(DEADLINE_S):
+        while await why(apex, task_id) != "no runner has gpu 1":
+            await asyncio.sleep(0.05)
+    queue = (await apex.http.get("/queue")).json()
+
+    normal = queue["tiers"][1]
+    assert (normal["tier"], normal["depth"], normal["ready"]) == ("normal", 1, 1)
+    assert normal["worst_wait_slots"] > 0
+    await apex.http.delete(f"/tasks/{task_id}")
+    await until(apex, task_id, "cancelled")
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def small(kafka: str, topic_prefix: str) -> AsyncIterator[Apex]:
+    """An ApexStream with eight task slots."""
+    settings = Settings(bootstrap_servers=kafka, topic_prefix=topic_prefix, port=0, runner_capacity=8)
+    async with running(settings) as apex:
+        yield apex
+
+
+async def test_a_high_task_overtakes_two_thousand_low_ones_which_still_finish(small: Apex) -> None:
+    names = [str(number) for number in range(2_000)]
+    graphs = [
+        await submit_graph(small, *(member(name, tier="low", params={"n": 0}) for name in names)) for _ in range(1)
+    ]
+    waits = []
+    for _ in range(10):
+        began = time.monotonic()
+        answer = await small.http.post("/tasks", json={"plugin": "probe", "action": "count", "tier": "high"})
+        await small.follow(answer.json()["task_id"])
+        waits.append(time.monotonic() - began)
+    report = (await small.http.get("/queue")).json()
+
+    low = report["tiers"][2]
+    assert low["depth"] > 200
+    assert sorted(waits)[5] < 1.0
+    for graph_id in graphs:
+        assert {task["status"] for task in (await ended_graph(small, graph_id)).values()} == {"completed"}
+
+
+async def test_a_graph_of_a_thousand_tasks_with_failures_cancels_and_retries_runs_in_order(small: Apex) -> None:
+    members, levels, wide = [], 10, 100
+    for number in range(levels * wide):
+        level, column = divmod(number, wide)
+        after = [f"t{number - wide}", f"t{(level - 1) * wide + (column + 1) % wide}"] if level else []
+        what = {
+            3: {"action": "fail", "params": {"after": 1}, "options": {"max_attempts": 1}},
+            7: {"action": "flaky", "params": {"n": 4, "fail_at": [1, 2]}, "options": {"backoff_s": 0.01}},
+        }.get(number % 50 if level in {2, 5} else 0, {"params": {"n": 1}})
+        when = "ended" if number % 3 == 0 else "succeeded"
+        members.append(member(f"t{number}", *after, when=when, tier=("high", "normal", "low")[number % 3], **what))
+    graph_id = await submit_graph(small, *members)
+    await small.http.delete(f"/tasks/{graph_id}.t555")
+    tasks = await ended_graph(small, graph_id)
+
+    counts = Counter(task["status"] for task in tasks.values())
+    assert 0 < counts["failed"] <= 4  # one of them may come after another and be cancelled
+    assert counts["cancelled"] > 0
+    assert counts["completed"] > 500
+    assert max(task["attempt"] for task in tasks.values()) == 3
+    for each in members:
+        task = tasks[each["task_id"]]
+        for upstream in each["scheduling"]["after"]:
+            if task["status"] == "completed":
+                assert tasks[upstream]["changed_us"] <= task["changed_us"]
+                assert each["scheduling"]["when"] == "ended" or tasks[upstream]["status"] == "completed"
+    assert max((await live_assignments(small.settings)).values()) == 1
+
+
+async def live_assignments(settings: Settings) -> Counter[str]:
+    """How often each task was assigned, as dispatchers see it."""
+    codec, found = Codec(), Counter[str]()
+    async with LogReader(settings.bootstrap_servers, client_id="test") as reader:
+        partitions = await reader.partitions(settings.topic("assignments"))
+        starts, ends = await asyncio.gather(reader.starts(partitions), reader.ends(partitions))
+        reign = Reign(number for _, number in partitions)
+        for partition in partitions:
+            async for records, _ in reader.scan(partition, starts[partition], ends[partition]):
+                for record in records:
+                    if (claim := claim_of(record.key) if record.value is None else None) is not None:
+                        reign.claimed(partition[1], *claim)
+                        continue
+                    assignment = codec.decode(record.value, Assignment)
+                    found[assignment.task.task_id] += reign.counts(partition[1], assignment.epoch)
+    return found
+
+
+class Dispatchers:
+    """Dispatcher processes by name."""
+
+    def __init__(self, kafka: str, prefix: str) -> None:
+        self._environ = {
+            **os.environ,
+            "KAFKA_BOOTSTRAP_SERVERS": kafka,
+            "APEX_TOPIC_PREFIX": prefix,
+            "APEX_LOG_LEVEL": "warning",
+            "PYTHONPATH": os.pathsep.join([str(PLUGINS), *filter(None, [os.environ.get("PYTHONPATH")])]),
+        }
+        self.running: dict[str, subprocess.Popen[bytes]] = {}
+
+    def start(self, name: str) -> None:
+        command = [sys.executable, "-m", "apexstream", "serve", "dispatcher"]
+        self.running[name] = subprocess.Popen(command, env={**self._environ, "APEX_INSTANCE": name})
+
+    def kill(self, name: str) -> None:
+        process = self.running.pop(name)
+        process.kill()
+        process.wait()
+
+    def stop(self) -> None:
+        for process in self.running.values():
+            process.terminate()
+        for process in self.running.values():
+            process.wait(30)
+
+
+@asynccontextmanager
+async def dispatched(kafka: str, prefix: str) -> AsyncIterator[tuple[httpx.AsyncClient, Dispatchers]]:
+    """Gateway and runner as processes; dispatchers are the test's."""
+    dispatchers = Dispatchers(kafka, prefix)
+    try:
+        async with (
+            processes(kafka, prefix, "gateway", "runner") as url,
+            httpx.AsyncClient(base_url=url, timeout=30) as http,
+        ):
+            yield http, dispatchers
+    finally:
+        dispatchers.stop()
+
+
+async def active(http: httpx.AsyncClient, *, other_than: str = "") -> str:
+    """The name of the active dispatcher, once it is another one."""
+    async with asyncio.timeout(DEADLINE_S):
+        while True:
+            answer = await http.get("/queue")
+            name = str(answer.json().get("dispatcher", "")).split(".")[0]
+            if name and name != other_than:
+                return name
+            await asyncio.sleep(0.05)
+
+
+@pytest.mark.parametrize("standby", [True, False])
+async def test_no_task_is_lost_or_assigned_twice_when_dispatchers_are_killed(
+    kafka: str, topic_prefix: str, standby: bool
+) -> None:
+    settings = Settings(bootstrap_servers=kafka, topic_prefix=topic_prefix)
+    async with dispatched(kafka, topic_prefix) as (http, dispatchers):
+        apex = Apex(str(http.base_url), settings, http)
+        dispatchers.start("d0")
+        current = await active(http)
+        graphs = []
+        for number in range(1, 4):
+            if standby:
+                dispatchers.start(f"d{number}")
+            tail = [member(f"t{n}", f"t{n - 50}", params={"n": 0}) for n in range(50, 400)]
+            graphs.append(await submit_graph(apex, *(member(f"t{n}", params={"n": 0}) for n in range(50)), *tail))
+            dispatchers.kill(current)
+            killed_at = time.monotonic()
+            if not standby:
+                dispatchers.start(f"d{number}")
+            current = await active(http, other_than=current)
+            print(f"takeover after {time.monotonic() - killed_at:.1f} s, standby: {standby}")
+        for graph_id in graphs:
+            assert {task["status"] for task in (await ended_graph(apex, graph_id)).values()} == {"completed"}
+
+        assigned = await live_assignments(settings)
+        assert len(assigned) == 3 * 400
+        assert set(assigned.values()) == {1}
