@@ -10,7 +10,7 @@ from pathlib import Path
 from tests.faults.brokers import three_brokers
 from tests.faults.checker import judge
 from tests.faults.evidence import Evidence
-from tests.faults.harness import Plan, run
+from tests.faults.harness import LONG_RUN_SESSION_S, Plan, run
 from tests.faults.timeline import load, timeline
 
 
@@ -40,7 +40,14 @@ async def _long_run(asked: argparse.Namespace) -> int:
     seed = random.randrange(1 << 31) if asked.seed is None else asked.seed
     print(f"seed {seed}", flush=True)
     seconds = asked.minutes * 60
-    plan = Plan(seed=seed, kills=asked.kills, seconds=seconds, width=asked.streams, drain_s=min(120.0, seconds / 4))
+    plan = Plan(
+        seed=seed,
+        kills=asked.kills,
+        seconds=seconds,
+        width=asked.streams,
+        drain_s=min(240.0, seconds / 3),
+        environ={"APEX_SESSION_TIMEOUT_S": str(LONG_RUN_SESSION_S)},
+    )
     began = time.monotonic()
     report, installation = await run(plan, three_brokers() if asked.cluster else None, keep=asked.keep)
     print(report)

@@ -1,7 +1,8 @@
 """An installation of real processes for one test, on the broker that all tests share or on one that may be killed."""
 
+import asyncio
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any
@@ -26,16 +27,23 @@ def begin(kafka: str, topic_prefix: str, tmp_path: Path) -> Begin:
     return begin
 
 
-def steady(count: int, seconds: float, *, per_s: float = 20.0, actions: tuple[str, ...] = ()) -> list[Job]:
+def follow(run: Run, jobs: Iterable[Job]) -> list[asyncio.Task[None]]:
+    """Submit the jobs and watch each to its end, in tasks that end with that."""
+    return [asyncio.create_task(run.load.follow(job)) for job in jobs]
+
+
+def steady(
+    count: int, seconds: float, *, per_s: float = 20.0, actions: tuple[str, ...] = (), name: str = "steady"
+) -> list[Job]:
     """``count`` streams that take about ``seconds`` each, of every way to resume in turn."""
     actions = actions or ("checkpointed", "deterministic", "restart", "persistent")
     rng = random.Random(count)
     return [
         Job(
-            task_id=f"steady-{number}",
+            task_id=f"{name}-{number}",
             action=actions[number % len(actions)],
             plan={
-                "key": f"steady-{number}",
+                "key": f"{name}-{number}",
                 "n": int(seconds * per_s) + rng.randint(0, 20),
                 "interval_s": 1 / per_s,
                 "progress_every": rng.choice([0, 0, 7]),

@@ -17,6 +17,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     tier: str = "normal"
     cancel_after_s: float | None = None
     options: dict[str, Any] = {}
+    fails: bool = False  # after all of its data, whatever the error
 
     @property
     def data_count(self) -> int:
@@ -27,7 +28,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def endings(self) -> frozenset[str]:
         """The changes of ``apex.task-events`` that may end it."""
-        planned = {"failed" if self.plan.get("fail_at", -1) >= 0 else "completed"}
+        planned = {"failed" if self.fails or self.plan.get("fail_at", -1) >= 0 else "completed"}
         return frozenset(planned | ({"cancelled"} if self.cancel_after_s is not None else set()))
 
 

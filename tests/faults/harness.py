@@ -14,14 +14,15 @@ import httpx
 from tests.faults.brokers import Brokers, one_broker, scratch
 from tests.faults.checker import Report, gather, judge
 from tests.faults.evidence import Evidence
-from tests.faults.installation import Installation, has_archiver, installation, until
+from tests.faults.installation import Installation, installation, until
 from tests.faults.killer import WEIGHTS, Killer
 from tests.faults.load import Load, load
 from tests.faults.timeline import save
 from tests.faults.workload import Mix, jobs
 
 SETTLE_S_MAX = 60.0
-SHORT_SESSIONS = {"FAULT_SESSION_MS": "2500"}  # a dead runner is noticed after this instead of 10 s
+SHORT_SESSIONS = {"APEX_SESSION_TIMEOUT_S": "2.5"}  # a dead runner is noticed after this instead of 10 s
+LONG_RUN_SESSION_S = 5.0
 _FINAL = {"completed", "failed", "cancelled"}
 
 
@@ -117,8 +118,8 @@ async def run(
             async with started(
                 kafka, directory, plan.seed, prefix=plan.prefix, timeout_s=plan.seconds, **environ
             ) as one:
-                weights = {what: weight for what, weight in plan.weights.items() if _possible(what)}
-                killer = Killer(one.installation, one.rng, one.evidence.kills, weights)
+                session_s = float(environ.get("APEX_SESSION_TIMEOUT_S", "10"))
+                killer = Killer(one.installation, one.rng, one.evidence.kills, dict(plan.weights), session_s)
                 telling = asyncio.create_task(_tell(one, plan), name="tell") if say else None
                 try:
                     await _work(one, killer, plan)
@@ -137,10 +138,6 @@ async def _work(one: Run, killer: Killer, plan: Plan) -> None:
         keeping = both.create_task(one.load.keep(plan.width, source, killing_s), name="load")
         await killer.run(plan.kills, killing_s - 5.0)
         await keeping
-
-
-def _possible(what: str) -> bool:
-    return what != "archiver" or has_archiver()
 
 
 async def _tell(one: Run, plan: Plan) -> None:

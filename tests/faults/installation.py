@@ -6,7 +6,6 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from importlib.util import find_spec
 from pathlib import Path
 from types import MappingProxyType
 
@@ -153,7 +152,7 @@ async def installation(
     hurt: Mapping[str, Mapping[str, str]] = MappingProxyType({}),
     **environ: str,
 ) -> AsyncIterator[Installation]:
-    """Create the topics, start gateway, dispatcher, runners and (where there is one) archiver; end them all at the end.
+    """Create the topics, start gateway, dispatcher, archiver and runners; end them all at the end.
 
     ``environ`` goes to all of them, ``hurt`` to the ones that it names.
     """
@@ -161,9 +160,8 @@ async def installation(
     await admin.apply([topic.renamed(prefix) for topic in load_catalogue()], brokers.bootstrap_servers)
     own = service_environ(brokers.bootstrap_servers, prefix, port, **environ)
     made = Installation(brokers, prefix, directory, f"http://127.0.0.1:{port}", own)
-    roles = {"gateway": "gateway", "dispatcher": "dispatcher", **dict.fromkeys(runners, "runner")}
-    if has_archiver():
-        roles["archiver"] = "archiver"
+    alone = ("gateway", "dispatcher", "archiver")
+    roles = {**dict(zip(alone, alone, strict=True)), **dict.fromkeys(runners, "runner")}
     for name, role in roles.items():
         made.add(name, role, **hurt.get(name, {}))
     try:
@@ -173,8 +171,3 @@ async def installation(
         yield made
     finally:
         await asyncio.gather(*(service.stop() for service in made.services.values()))
-
-
-def has_archiver() -> bool:
-    """Whether this version has the service."""
-    return find_spec("apexstream.archiver") is not None and find_spec("apexstream.archiver.build") is not None

@@ -23,6 +23,13 @@ from tests.faults.avro import Reader, Unreadable
 SUBJECTS = ("chunk-run", "task-event", "assignment", "task-submitted", "segment", "stream-state")
 _NAMES = {"assignment": "assignment", "task-submitted": "task", "segment": "segment", "stream-state": "state"}
 _ENDINGS = {"completed", "failed", "cancelled"}
+AT = {
+    "runner": ("claim", "reclaim", "resume", "chunk", "checkpoint", "end", "event", "ended", "commit"),
+    "dispatcher": ("assignment", "commit"),
+    "gateway": ("task",),
+    "archiver": ("segment", "state", "commit"),
+}
+"""What each service does at which it can be made to die."""
 FLIGHT_S = 0.0005  # after this the batch has left, and its answer is not here yet
 
 

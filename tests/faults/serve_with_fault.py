@@ -1,7 +1,7 @@
 """``python -m tests.faults.serve_with_fault <service>``: ``apexstream serve``, hurt on purpose as the environment says.
 
 So the product itself holds no test code. ``FAULT_POINT``: see :mod:`points`. ``FAULT_MUTATION``: see :mod:`mutations`.
-``FAULT_SESSION_MS``: after how much silence the consumer group drops this member. ``FAULT_CLOCK_SKEW_S``: how far this
+``FAULT_CLOCK_SKEW_S``: how far this
 process' clock is off. ``FAULT_POLL_MS``: how long the group lets this member be busy.
 """
 
@@ -45,13 +45,6 @@ def _group_setting(**settings: int) -> None:
     apexstream.log.group.AIOKafkaConsumer = consumer
 
 
-def _session(milliseconds: str) -> None:
-    import apexstream.log.group
-
-    apexstream.log.group.STALL_S_MAX = int(milliseconds) / 2000
-    _group_setting(session_timeout_ms=int(milliseconds), heartbeat_interval_ms=int(milliseconds) // 5)
-
-
 def _poll(milliseconds: str) -> None:
     _group_setting(max_poll_interval_ms=int(milliseconds))
 
@@ -68,7 +61,6 @@ def _skewed(seconds: str) -> None:
 
 _HURTS = {
     "FAULT_CLOCK_SKEW_S": _skewed,
-    "FAULT_SESSION_MS": _session,
     "FAULT_POLL_MS": _poll,
     "FAULT_MUTATION": _mutated,
     "FAULT_POINT": _at_point,

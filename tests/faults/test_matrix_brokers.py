@@ -8,7 +8,7 @@ from pathlib import Path
 import httpx
 import pytest
 from tests.faults.brokers import OneBroker, one_broker, three_brokers
-from tests.faults.conftest import TIMEOUT_S, steady
+from tests.faults.conftest import TIMEOUT_S, follow, steady
 from tests.faults.harness import SHORT_SESSIONS, Run, started
 
 pytestmark = [pytest.mark.faults, pytest.mark.kafka]
@@ -19,7 +19,7 @@ ANSWER_S_MAX = 30.0
 
 async def test_f4_the_leader_of_three_brokers_dies_twice(tmp_path: Path):
     async with three_brokers() as cluster, started(cluster, tmp_path, 4, timeout_s=TIMEOUT_S, **SHORT_SESSIONS) as run:
-        following = _follow(run, 20.0)
+        following = follow(run, steady(10, 20.0))
         for partition in (0, 1):
             await asyncio.sleep(3.0)
             await cluster.crash("apex.chunks", partition)
@@ -30,7 +30,7 @@ async def test_f4_the_leader_of_three_brokers_dies_twice(tmp_path: Path):
 
 async def test_f5_the_leader_and_a_runner_die_together(tmp_path: Path):
     async with three_brokers() as cluster, started(cluster, tmp_path, 5, timeout_s=TIMEOUT_S, **SHORT_SESSIONS) as run:
-        following = _follow(run, 15.0)
+        following = follow(run, steady(10, 15.0))
         await asyncio.sleep(3.0)
         run.installation.kill(run.installation.services["runner-a"])
         await cluster.crash("apex.chunks", 0)
@@ -42,7 +42,7 @@ async def test_f5_the_leader_and_a_runner_die_together(tmp_path: Path):
 
 async def test_f6_the_only_broker_dies_and_comes_back(tmp_path: Path):
     async with one_broker() as broker, started(broker, tmp_path, 6, timeout_s=TIMEOUT_S, **SHORT_SESSIONS) as run:
-        following = _follow(run, 10.0)
+        following = follow(run, steady(10, 10.0))
         for _ in range(2):
             await asyncio.sleep(3.0)
             await broker.crash("apex.chunks", 0)
@@ -54,7 +54,7 @@ async def test_f6_the_only_broker_dies_and_comes_back(tmp_path: Path):
 async def test_f7_without_a_majority_requests_are_refused_in_time_and_nothing_is_lost(tmp_path: Path):
     bounded = {**SHORT_SESSIONS, "APEX_APPEND_TIMEOUT_S": str(APPEND_TIMEOUT_S)}
     async with three_brokers() as cluster, started(cluster, tmp_path, 7, timeout_s=2 * TIMEOUT_S, **bounded) as run:
-        following = _follow(run, 15.0)
+        following = follow(run, steady(10, 15.0))
         await asyncio.sleep(3.0)
         for node in cluster.cluster.nodes[:2]:
             node.kill()
@@ -70,16 +70,12 @@ async def test_f7_without_a_majority_requests_are_refused_in_time_and_nothing_is
 async def test_f11_a_disk_that_takes_nothing_more_costs_nothing_that_was_acknowledged(tmp_path: Path):
     """The file size limit of the broker's process: its writes fail as on a full disk, and it halts."""
     async with one_broker() as broker, started(broker, tmp_path, 11, timeout_s=TIMEOUT_S, **SHORT_SESSIONS) as run:
-        following = _follow(run, 10.0)
+        following = follow(run, steady(10, 10.0))
         await asyncio.sleep(3.0)
         await _fill_disk(broker)
         await asyncio.sleep(2.0)
         await broker.recover()
         await _all_well(run, following)
-
-
-def _follow(run: Run, seconds: float) -> list[asyncio.Task[None]]:
-    return [asyncio.create_task(run.load.follow(job)) for job in steady(10, seconds)]
 
 
 async def _all_well(run: Run, following: list[asyncio.Task[None]]) -> None:

@@ -3,8 +3,7 @@
 import asyncio
 
 import pytest
-from tests.faults.conftest import Begin, steady
-from tests.faults.installation import has_archiver
+from tests.faults.conftest import Begin, follow, steady
 from tests.faults.processes import Service
 
 pytestmark = pytest.mark.faults
@@ -63,7 +62,6 @@ async def test_f22_the_gateway_dies_with_a_submission(begin: Begin, point: str):
     await _survives(begin, "gateway", point)
 
 
-@pytest.mark.skipif(not has_archiver(), reason="this version has no archiver")
 @pytest.mark.parametrize("point", ARCHIVER)
 async def test_the_archiver_dies(begin: Begin, point: str):
     await _survives(begin, "archiver", point)
@@ -74,7 +72,7 @@ async def _survives(begin: Begin, name: str, point: str, *, first_dies: str = ""
         made = run.installation
         dying = made.services[name]
         made.expect_end(dying)
-        following = [asyncio.create_task(run.load.follow(job)) for job in steady(8, 3.0)]
+        following = follow(run, steady(8, 3.0))
         if first_dies:
             await asyncio.sleep(1.5)
             made.kill(made.services[first_dies])

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from apexstream.core.chunk import GENESIS, RUN_BYTES_MAX, RUN_CHUNKS_MAX, Chunk, Kind
 from apexstream.core.errors import OutcomeUnknown
 from apexstream.runner.appender import StreamAppender
+from apexstream.runner.buffer import CHUNK_OVERHEAD_BYTES, Buffer
 
 
 class Log:
@@ -17,6 +18,8 @@ class Log:
     def __init__(self) -> None:
         self.runs: list[tuple[int, tuple[Chunk, ...], bytes | None, bytes]] = []
         self.taken_bytes = self.taken_chunks = 0
+        self.held: list[bool] = []
+        self.buffer = Buffer(10_000, self.held.append)
 
     def encode(self, first_seq, chunks, checkpoint, previous_hash):
         self.runs.append((first_seq, tuple(chunks), checkpoint, previous_hash))
@@ -27,7 +30,14 @@ class Log:
         self.taken_chunks += chunks
 
     def appender(self) -> StreamAppender:
-        return StreamAppender(self, lambda value, appender: None, next_seq=0, previous_hash=GENESIS, on_taken=self.took)
+        return StreamAppender(
+            self,
+            lambda value, appender: None,
+            next_seq=0,
+            previous_hash=GENESIS,
+            buffer=self.buffer,
+            on_taken=self.took,
+        )
 
 
 def chunks(count: int = 1, size: int = 1) -> list[Chunk]:
@@ -113,3 +123,42 @@ async def test_an_unknown_outcome_ends_everything():
         await flushing
     with pytest.raises(OutcomeUnknown):
         appender.put(chunks())
+
+
+@given(st.lists(st.tuples(st.integers(1, 300), st.integers(0, 900), st.integers(0, 50)), min_size=1, max_size=40))
+def test_the_buffer_counts_exactly_what_the_log_does_not_have_yet(puts):
+    log = Log()
+    appender = log.appender()
+    put_bytes = sum(n * (size + CHUNK_OVERHEAD_BYTES) + state for n, size, state in puts)
+    for count, size, state in puts:
+        appender.put(chunks(count, size), b"s" * state if state else None)
+    assert log.buffer.held_bytes == put_bytes
+    while sum(len(run) for _, run, _, _ in log.runs) < appender.next_seq:
+        appender.appended(0)
+    assert log.buffer.held_bytes > 0
+    appender.appended(0)
+    assert log.buffer.held_bytes == 0
+
+
+async def test_what_a_lost_attempt_held_is_free_again():
+    log = Log()
+    lost, other = log.appender(), log.appender()
+    lost.put(chunks(100, 100), b"state")
+    other.put(chunks())
+    lost.failed(OutcomeUnknown("lost"))
+    lost.failed(OutcomeUnknown("lost"))
+    lost.appended(0)  # too late
+    assert log.buffer.held_bytes == 1 + CHUNK_OVERHEAD_BYTES
+
+
+def test_actions_are_held_when_the_buffer_is_full_over_all_streams_and_go_on_at_half_of_it():
+    log = Log()
+    appenders = [log.appender() for _ in range(10)]
+    for appender in appenders[:9]:
+        appender.put(chunks(1, 1000))
+    assert log.held == [True]
+    for appender in appenders[:4]:
+        appender.appended(0)
+    assert log.held == [True]
+    appenders[4].appended(0)
+    assert log.held == [True, False]

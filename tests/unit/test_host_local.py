@@ -605,6 +605,24 @@ async def test_a_paused_action_waits_at_its_yield_until_it_may_go_on():
     assert reader.data == ["before", "after", "end"]
 
 
+@pytest.mark.parametrize("action", ["count", "blocking"])
+async def test_a_full_runner_holds_the_actions_in_its_own_process_too(action: str):
+    plugins = PluginManager([])
+    plugins.add("p", plugin)
+    host, reader = LocalHost(plugins, SystemClock()), Reader()
+    host.hold(True)
+    call = Call(task_id="t1", attempt=1, plugin="p", action=action, params=b'{"n": 5000}')
+    reader.call = host.start(call, reader)
+    await reader.until(lambda: reader.batches)
+    first = len(reader.data)
+    for _ in range(50):
+        await asyncio.sleep(0.001)
+    assert len(reader.data) == first <= RUN_CHUNKS_MAX
+    host.hold(False)
+    assert (await reader.end()).ending is Ending.COMPLETED
+    assert reader.data == list(range(5000))
+
+
 @pytest.mark.parametrize(("how", "ending"), [("park", Ending.PARKED), ("cancel", Ending.CANCELLED)])
 async def test_a_paused_action_can_be_ended(how: str, ending: Ending):
     reader = start("count", {"n": 1_000_000}, takes=False)

@@ -13,6 +13,7 @@ from apexstream.core.ids import new_id
 from apexstream.log.cipher import local_keys
 from apexstream.log.connection import connection
 from apexstream.log.fetcher import LogReader
+from apexstream.log.former import remove_members
 from apexstream.log.group import GroupReader
 from apexstream.log.index import StreamIndex
 from apexstream.log.segments import SegmentReader
@@ -28,6 +29,9 @@ async def serve(settings: Settings, *, ready: Callable[[str], None], stop: async
     """Archive until ``stop``; ``ready`` is called once all states are known and this member has joined the group."""
     clock, codec, kafka = SystemClock(), Codec(), connection(settings)
     name = settings.instance_name("archiver")
+    group_id = settings.topic_prefix + "archivers"
+    if settings.sole_instance:
+        await remove_members(kafka, group=group_id, client_id=name)
     chunks, segments, streams, control = (
         settings.topic(topic) for topic in ("chunks", "segments", "streams", "control")
     )
@@ -72,8 +76,9 @@ async def serve(settings: Settings, *, ready: Callable[[str], None], stop: async
         group = GroupReader(
             kafka,
             [chunks],
-            group=f"{settings.topic_prefix}archivers",
+            group=group_id,
             client_id=name,
+            session_timeout_s=settings.session_timeout_s,
             on_assigned=archiver.on_assigned,
             on_revoked=archiver.on_revoked,
         )

@@ -1,6 +1,8 @@
 """Kafka and the services together: started side by side, kept running, stopped in order."""
 
 import asyncio
+import os
+import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -127,9 +129,9 @@ class Platform:
         environ = {"KAFKA_BOOTSTRAP_SERVERS": bootstrap, "APEX_PORT": str(self._port)}
         if self._settings.metrics_port:
             environ["APEX_METRICS_PORT"] = _counted(self._settings.metrics_port, service)
-        if self._settings.instance:
-            environ["APEX_INSTANCE"] = f"{self._settings.instance}-{service}"
-        return environ
+        # A service is started again only once its last process has ended, and keeps its name.
+        name = self._settings.instance or f"{socket.gethostname().lower()[:40]}-{os.getpid()}"
+        return {**environ, "APEX_INSTANCE": f"{name}-{service}", "APEX_SOLE_INSTANCE": "true"}
 
     def _addresses(self, url: str, bootstrap: str) -> Addresses:
         port = urlsplit(url).port

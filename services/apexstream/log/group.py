@@ -26,15 +26,16 @@ OnRevoked = Callable[[frozenset[Partition]], Awaitable[None]]
 """Takes the partitions that this member is about to lose; commits made before it returns still count."""
 
 
-SESSION_TIMEOUT_S = 10.0  # a member that is silent for this long loses its partitions
-STALL_S_MAX = SESSION_TIMEOUT_S / 2
+HEARTBEATS_PER_SESSION = 10
+STOP_S_MAX = 5.0
 REBALANCE_S_MAX = 30.0  # without an assignment for longer, a member is not well …
 POLL_S_MAX = 30.0  # … and neither is one that has not asked for records for longer
 _TICK_S = 0.5
 
 
 class GroupReader(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka is untyped
-    """One member of consumer group ``group`` on ``topics``. A partition without a commit is read from its start."""
+    """One member of consumer group ``group`` on ``topics``. A partition without a commit is read from its start, and one
+    whose owner is silent for ``session_timeout_s`` gets another."""
 
     def __init__(
         self,
@@ -43,6 +44,7 @@ class GroupReader(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka 
         *,
         group: str,
         client_id: str,
+        session_timeout_s: float,
         on_assigned: OnAssigned,
         on_revoked: OnRevoked,
     ) -> None:
@@ -51,6 +53,7 @@ class GroupReader(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka 
         self._on_assigned = on_assigned
         self._on_revoked = on_revoked
         self._owned: frozenset[Partition] = frozenset()
+        self._stall_s_max = session_timeout_s / 2
         self._stalled_s = 0.0
         self._last_tick = 0.0
         self._ticker: asyncio.TimerHandle | None = None
@@ -66,8 +69,8 @@ class GroupReader(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka 
             group_id=group,
             enable_auto_commit=False,
             auto_offset_reset="earliest",
-            session_timeout_ms=int(SESSION_TIMEOUT_S * 1000),
-            heartbeat_interval_ms=1_000,
+            session_timeout_ms=int(session_timeout_s * 1000),
+            heartbeat_interval_ms=int(session_timeout_s * 1000 / HEARTBEATS_PER_SESSION),
             max_poll_interval_ms=60_000,
             fetch_max_wait_ms=500,
             partition_assignment_strategy=(StickyPartitionAssignor,),  # a rebalance moves as little as it can
@@ -94,7 +97,11 @@ class GroupReader(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka 
             call()
         if self._ticker is not None:
             self._ticker.cancel()
-        await self._consumer.stop()
+        # Bounded, and its trouble kept from whoever leaves: with its broker away a consumer may wait for ever, or be cancelled.
+        stopping = asyncio.ensure_future(self._consumer.stop())
+        await asyncio.wait([stopping], timeout=STOP_S_MAX)
+        stopping.cancel()
+        await asyncio.gather(stopping, return_exceptions=True)
 
     def trouble(self) -> str:
         """Why this member does no work; empty while it does, or has nothing to do. Safe from any thread."""
@@ -130,7 +137,7 @@ class GroupReader(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka 
         self._polled_at = time.monotonic()
         got = await self._consumer.getmany(timeout_ms=int(timeout_s * 1000))
         stalled_s = max(self._stalled_s, time.monotonic() - self._last_tick)
-        if stalled_s > STALL_S_MAX:
+        if stalled_s > self._stall_s_max:
             raise Unavailable(
                 f"this process did not run for {stalled_s:.1f} s and may have lost its partitions",
                 where="consumer group",

@@ -20,6 +20,7 @@ from apexstream.core.fold import StreamFold
 from apexstream.core.options import ErrorClass, TaskOptions
 from apexstream.log.cipher import KEY_BYTES, SEAL_BYTES, AttemptCipher, KeyProvider, claimed_key, key_words
 from apexstream.runner.appender import RunEncoder, StreamAppender
+from apexstream.runner.buffer import Buffer
 from apexstream.runner.host.port import ActionHost, Call, CallOutcome, Ending, Resume, RunningCall
 from apexstream.runner.measures import AttemptMeasures
 from apexstream.runtime.clock import Clock
@@ -96,6 +97,7 @@ class Attempt:
         options: TaskOptions,
         resume_mode: str,
         measures: AttemptMeasures,
+        buffer: Buffer,
         keys: KeyProvider | None = None,
     ) -> None:
         self.task = task
@@ -106,6 +108,7 @@ class Attempt:
         self._clock = clock
         self._options = options
         self._resume_mode = resume_mode
+        self._buffer = buffer
         self._keys = keys
         self._cipher: AttemptCipher | None = None
         self._cancelled_at = 0.0
@@ -253,7 +256,12 @@ class Attempt:
 
     def _begin(self, encoder: RunEncoder, place: Place, fence: bytes) -> None:
         self._appender = StreamAppender(
-            encoder, self._send, next_seq=place.resume.next_seq, previous_hash=place.hash, on_taken=self._took
+            encoder,
+            self._send,
+            next_seq=place.resume.next_seq,
+            previous_hash=place.hash,
+            buffer=self._buffer,
+            on_taken=self._took,
         )
         self._log.put(self.task.task_id, fence, _Fence(self._break_off))
 

@@ -19,10 +19,12 @@ from apexstream.log.chunks import ChunkLog
 from apexstream.log.cipher import KeyProvider, local_keys
 from apexstream.log.connection import connection
 from apexstream.log.fetcher import LogReader, Tail
+from apexstream.log.former import remove_members
 from apexstream.log.group import GroupReader
 from apexstream.log.keyed import KeyedLog
 from apexstream.log.writer import Writer
 from apexstream.runner.attempt import Attempt, Failed
+from apexstream.runner.buffer import Buffer
 from apexstream.runner.host.catalogue import Catalogue
 from apexstream.runner.host.confinement import Confinement
 from apexstream.runner.host.port import ActionHost
@@ -42,6 +44,9 @@ async def serve(settings: Settings, *, ready: Callable[[str], None], stop: async
     """Run until ``stop``; ``ready`` is called once assignments are taken."""
     clock, codec, kafka = SystemClock(), Codec(), connection(settings)
     runner_id = settings.instance_name("runner")
+    group_id = settings.topic_prefix + "runners"
+    if settings.sole_instance:
+        await remove_members(kafka, group=group_id, client_id=runner_id)
     # One process, one life: a runner that restarts under the same name is another writer.
     writer_id = f"{runner_id}.{new_id(clock.now_us() // 1000, os.urandom(10))[-10:]}"
     host = RoutedHost(
@@ -78,6 +83,7 @@ async def serve(settings: Settings, *, ready: Callable[[str], None], stop: async
             clock=clock,
             codec=codec,
             keys=local_keys(settings),
+            buffer=Buffer(settings.runner_buffer_mb << 20, host.hold),
             publish_event=lambda key, value: writer.append(events, key.encode(), value),
             publish_letter=lambda key, value: writer.append(letters, key.encode(), value),
         )
@@ -97,8 +103,9 @@ async def serve(settings: Settings, *, ready: Callable[[str], None], stop: async
         group = GroupReader(
             kafka,
             [assignments],
-            group=f"{settings.topic_prefix}runners",
+            group=group_id,
             client_id=runner_id,
+            session_timeout_s=settings.session_timeout_s,
             on_assigned=runner.on_assigned,
             on_revoked=runner.on_revoked,
         )
@@ -122,6 +129,7 @@ class _Works:
         clock: Clock,
         codec: Codec,
         keys: KeyProvider | None,
+        buffer: Buffer,
         publish_event: Callable[[str, bytes], Awaitable[object]],
         publish_letter: Callable[[str, bytes], Awaitable[object]],
     ) -> None:
@@ -134,6 +142,7 @@ class _Works:
         self._clock = clock
         self._codec = codec
         self._keys = keys
+        self._buffer = buffer
         self._publish_event = publish_event
         self._publish_letter = publish_letter
         self._budgets: dict[tuple[str, str], RetryBudget] = {}
@@ -160,6 +169,7 @@ class _Works:
                 resume_mode=mode,
                 measures=measures.attempt(),
                 keys=self._keys,
+                buffer=self._buffer,
             )
 
         return Work(

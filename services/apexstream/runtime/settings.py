@@ -137,6 +137,21 @@ class Settings(BaseSettings):
             description="Name of this process in events and logs; made from host and pid if empty.",
         ),
     ] = ""
+    sole_instance: Annotated[
+        bool,
+        Field(
+            description="No two processes ever run under this APEX_INSTANCE (`apexstream up` and a StatefulSet see to that):"
+            " what a killed one held is taken over as soon as it is started again."
+        ),
+    ] = False
+    session_timeout_s: Annotated[
+        float,
+        Field(
+            ge=1,
+            le=300,
+            description="Silence after which a process counts as dead to its group; brokers refuse less than 6 by default.",
+        ),
+    ] = 10.0
     runner_capacity: Annotated[int, Field(ge=1, le=10_000, description="Tasks that one runner runs at once.")] = 64
     tenant_waiting_max: Annotated[
         int, Field(ge=1, le=10_000_000, description="Tasks of one tenant that may wait; past it submissions get 429.")
@@ -154,6 +169,12 @@ class Settings(BaseSettings):
             description="Amounts that tasks can ask of this runner, name=number,…; cpu, memory_mb, gpu are measured."
         ),
     ] = ""
+    runner_buffer_mb: Annotated[
+        int,
+        Field(
+            ge=1, le=65_536, description="Chunks that a runner holds until Kafka has them, MiB; at this, actions wait."
+        ),
+    ] = 64
     drain_timeout_s: Annotated[
         float, Field(gt=0, le=300, description="How long a service may take to stop, seconds.")
     ] = 10.0

@@ -7,7 +7,7 @@ from typing import Any
 
 async def run_until(stop: asyncio.Event, *loops: Coroutine[Any, Any, Any]) -> None:
     """Run ``loops`` until ``stop`` is set, then cancel and await them all. If one ends or raises first, so do the others,
-    and its error is raised: a service without one of its loops must not look alive."""
+    and its error is raised, the first one if it comes in a group: a service without one of its loops must not look alive."""
     tasks = [asyncio.create_task(loop, name=getattr(loop, "__qualname__", "loop")) for loop in loops]
     stopping = asyncio.create_task(stop.wait(), name="stop")
     try:
@@ -17,5 +17,12 @@ async def run_until(stop: asyncio.Event, *loops: Coroutine[Any, Any, Any]) -> No
             task.cancel()
         await asyncio.gather(stopping, *tasks, return_exceptions=True)
     for task in done - {stopping}:
-        task.result()
+        try:
+            task.result()
+        except ExceptionGroup as group:
+            raise _first(group) from group
         raise RuntimeError(f"{task.get_name()} ended by itself")
+
+
+def _first(problem: Exception) -> Exception:
+    return _first(problem.exceptions[0]) if isinstance(problem, ExceptionGroup) else problem

@@ -8,18 +8,19 @@ import asyncio
 import os
 import signal
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import msgspec
 from fault_payload import SEED, digest_after
 
-from apexstream.plugin import ActionContext, Chunk, Plugin
+from apexstream.plugin import ActionContext, Chunk, Plugin, TransientError
+
+TOO_LARGE_BYTES = 1_100_000  # more than Kafka takes in one record
+BLOCK_S = 8.0
+ORPHAN_S = 20.0  # how long a process that escaped lives: only a container can end it
 
 plugin = Plugin("fault", summary="a workload whose result is known beforehand")
-
-
-NEW = hasattr(ActionContext, "restored")  # TRANSITION
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
@@ -44,14 +45,6 @@ class State(msgspec.Struct, frozen=True):
 
 class PlannedFailure(Exception):
     """The failure that a plan asks for."""
-
-
-def _resuming(how: str) -> Callable[[Any], Any]:
-    """The decorator for an action that resumes that way."""
-    try:  # TRANSITION
-        return plugin.action(resume=how)
-    except TypeError:
-        return plugin.action
 
 
 def _value(plan: Plan, state: State, nonce: str) -> dict[str, Any]:
@@ -79,7 +72,7 @@ async def _steps(ctx: ActionContext, plan: Plan, state: State) -> AsyncIterator[
         state = nonce_free
 
 
-@_resuming("restart")
+@plugin.action(resume="restart")
 async def restart(ctx: ActionContext, plan: Plan) -> AsyncIterator[dict[str, Any]]:
     """Begin again from nothing after every fault."""
     nonce = os.urandom(4).hex()
@@ -87,36 +80,34 @@ async def restart(ctx: ActionContext, plan: Plan) -> AsyncIterator[dict[str, Any
         yield _value(plan, state, nonce)
 
 
-@_resuming("deterministic")
+@plugin.action(resume="deterministic")
 async def deterministic(ctx: ActionContext, plan: Plan) -> AsyncIterator[dict[str, Any]]:
     """Run again after a fault; what is published already is skipped."""
     async for state in _steps(ctx, plan, State(0, SEED)):
         yield _value(plan, state, "")
 
 
-@_resuming("checkpointed")
+@plugin.action(resume="checkpointed")
 async def checkpointed(ctx: ActionContext, plan: Plan, every: int = 1) -> AsyncIterator[Any]:
     """Go on from the state that travelled with the last checkpointed chunk; every ``every``-th has one."""
     nonce = os.urandom(4).hex()
-    async for state in _steps(ctx, plan, (ctx.restored(State) if NEW else None) or State(0, SEED)):
+    async for state in _steps(ctx, plan, ctx.restored(State) or State(0, SEED)):
         value = _value(plan, state, nonce)
         due = (state.index + 1) % every == 0
-        yield Chunk(value, checkpoint=State(state.index + 1, state.digest)) if due and NEW else value
+        yield Chunk(value, checkpoint=State(state.index + 1, state.digest)) if due else value
 
 
-@_resuming("checkpointed")
+@plugin.action(resume="checkpointed")
 async def persistent(ctx: ActionContext, plan: Plan, every: int = 10) -> AsyncIterator[dict[str, Any]]:
     """The same through ``ctx.persistence``, which decides which chunk carries the state."""
     nonce = os.urandom(4).hex()
-    if NEW:
-        ctx.persistence.every(chunks=every)
-    async for state in _steps(ctx, plan, (ctx.restored(State) if NEW else None) or State(0, SEED)):
-        if NEW:
-            ctx.persistence.state = State(state.index + 1, state.digest)
+    ctx.persistence.every(chunks=every)
+    async for state in _steps(ctx, plan, ctx.restored(State) or State(0, SEED)):
+        ctx.persistence.state = State(state.index + 1, state.digest)
         yield _value(plan, state, nonce)
 
 
-@_resuming("restart")
+@plugin.action(resume="restart")
 def threaded(plan: Plan) -> Iterator[dict[str, Any]]:
     """A plain generator that blocks its thread, in restart mode."""
     nonce, state = os.urandom(4).hex(), State(0, SEED)
@@ -127,12 +118,27 @@ def threaded(plan: Plan) -> Iterator[dict[str, Any]]:
         yield _value(plan, State(index, state.digest), nonce)
 
 
-@_resuming("restart")
+@plugin.action(resume="restart")
 async def misbehave(ctx: ActionContext, plan: Plan, how: str) -> AsyncIterator[dict[str, Any]]:
-    """Yield the plan's chunks, then do what no plugin should: ``exit``, ``abort``, ``leak``, ``fork``, ``spin``, ``never``."""
+    """Yield the plan's chunks, then do what no plugin should: ``exit``, ``abort``, ``leak``, ``fork``, ``spin``, ``never``,
+    ``large`` or ``block``; a run that survives that is complete."""
     async for state in _steps(ctx, plan, State(0, SEED)):
         yield _value(plan, state, "")
-    await _MISDEEDS[how]()
+    if how == "large":
+        yield _value(plan, State(plan.n, "x" * TOO_LARGE_BYTES), "")
+    else:
+        await _MISDEEDS[how]()
+
+
+@plugin.action(resume="deterministic")
+async def flaky(ctx: ActionContext, plan: Plan, failures: int) -> AsyncIterator[dict[str, Any]]:
+    """What it depends on is down in the first ``failures`` attempts, each time a little later."""
+    async for state in _steps(ctx, plan, State(0, SEED)):
+        if ctx.attempt <= failures and state.index >= 3 * ctx.attempt:
+            raise TransientError("503 from the service that it asks")
+        yield _value(plan, state, "")
+    if ctx.attempt <= failures:
+        raise TransientError("503 from the service that it asks")
 
 
 async def _exit() -> None:
@@ -152,7 +158,7 @@ async def _leak() -> None:
 async def _fork() -> None:
     if os.fork() == 0:
         os.setsid()
-        time.sleep(600)
+        time.sleep(ORPHAN_S)
     os._exit(0)
 
 
@@ -161,8 +167,20 @@ async def _spin() -> None:
         pass
 
 
+async def _block() -> None:
+    time.sleep(BLOCK_S)
+
+
 async def _never() -> None:
     await asyncio.sleep(3600)
 
 
-_MISDEEDS = {"exit": _exit, "abort": _abort, "leak": _leak, "fork": _fork, "spin": _spin, "never": _never}
+_MISDEEDS = {
+    "exit": _exit,
+    "abort": _abort,
+    "leak": _leak,
+    "fork": _fork,
+    "spin": _spin,
+    "never": _never,
+    "block": _block,
+}

@@ -2,6 +2,7 @@
 blocks its event loop blocks the runner."""
 
 import asyncio
+from collections.abc import Callable
 
 import structlog
 
@@ -27,6 +28,7 @@ class LocalHost:
         self._plugins = plugins
         self._clock = clock
         self._calls: set[LocalCall] = set()
+        self._full = False
 
     def describe(self) -> Catalogue:
         """What this host can run."""
@@ -34,9 +36,16 @@ class LocalHost:
 
     def start(self, call: Call, sink: Sink) -> "LocalCall":
         """Begin a call. Needs a running event loop."""
-        running = LocalCall(self._plugins, call, sink, self._clock, self._calls)
+        running = LocalCall(self._plugins, call, sink, self._clock, self._calls, full=lambda: self._full)
         self._calls.add(running)
         return running
+
+    def hold(self, full: bool) -> None:
+        """While ``full`` each action stops after the batch that it is filling."""
+        self._full = full
+        if not full:
+            for call in self._calls:
+                call.go_on()
 
     async def close(self) -> None:
         """Break off every call; each is reported as lost."""
@@ -52,9 +61,19 @@ class LocalHost:
 class LocalCall:
     """A running call; see :class:`~apexstream.runner.host.port.RunningCall`."""
 
-    def __init__(self, plugins: PluginManager, call: Call, sink: Sink, clock: Clock, among: "set[LocalCall]") -> None:
+    def __init__(
+        self,
+        plugins: PluginManager,
+        call: Call,
+        sink: Sink,
+        clock: Clock,
+        among: "set[LocalCall]",
+        *,
+        full: Callable[[], bool],
+    ) -> None:
         self._call = call
         self._among = among
+        self._full = full
         self._receiver = Receiver(sink)
         self._execution = Execution(plugins, call, self, clock.now_us)
         self._execution.begin()
@@ -93,11 +112,15 @@ class LocalCall:
         """Done once the action's code runs no more."""
         return self._execution.task
 
+    def go_on(self) -> None:
+        """There is room again."""
+        self._execution.go_on()
+
     def batch(self, batch: Batch) -> bool:
-        """What the execution yields."""
+        """What the execution yields; False: it shall wait for :meth:`go_on`."""
         if not self._receiver.batch(batch, batch.payload_bytes):
             self._execution.interrupt()
-        return True
+        return not self._full()
 
     def ended(self, number: int, outcome: CallOutcome) -> None:  # noqa: ARG002 - a process has many, this is one
         """The execution is over."""

@@ -57,3 +57,8 @@ class RoutedHost:
         """Begin a call where its plugin runs."""
         host = self._local if call.plugin in self._trusted else self._process
         return host.start(call, sink)
+
+    def hold(self, full: bool) -> None:
+        """Let no action yield more than is on its way already while ``full``."""
+        self._local.hold(full)
+        self._process.hold(full)
