@@ -4,6 +4,7 @@ from pathlib import Path
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Mount, Route
@@ -11,6 +12,7 @@ from starlette.routing import BaseRoute, Mount, Route
 from apexstream.core.errors import ApexError
 from apexstream.gateway.answers import answer, fail, refuse, refuse_http
 from apexstream.gateway.control import Control
+from apexstream.gateway.measures import CountRequests
 from apexstream.gateway.parts import Parts
 from apexstream.gateway.scheduling import Scheduling
 from apexstream.gateway.static import Page
@@ -32,7 +34,11 @@ def make_app(parts: Parts, page: Path | None) -> Starlette:
     ]
     if page is not None:
         routes.append(Mount("/", Page(directory=page, html=True)))
-    return Starlette(routes=routes, exception_handlers={ApexError: refuse, HTTPException: refuse_http, 500: fail})
+    return Starlette(
+        routes=routes,
+        middleware=[Middleware(CountRequests)],
+        exception_handlers={ApexError: refuse, HTTPException: refuse_http, 500: fail},
+    )
 
 
 def _health(parts: Parts) -> list[BaseRoute]:

@@ -84,6 +84,7 @@ async def serve(settings: Settings, *, ready: Callable[[str], None], stop: async
             replays=Replays(SegmentReader(scans, settings.topic("segments"), codec), keys),
             keys=keys,
             now_us=clock.now_us,
+            action_of=registry.action_of,
         )
         view = await View.open(
             views,

@@ -28,6 +28,7 @@ from apexstream.gateway.cursors import Position
 from apexstream.gateway.encoding import Encoding, encode
 from apexstream.gateway.live import LiveStream, TailMemory, read_run
 from apexstream.gateway.loading import Loader, by_stream
+from apexstream.gateway.measures import ActionOf, StreamMeasures, action_unknown
 from apexstream.gateway.replay import Replays
 from apexstream.gateway.subscription import FromTail, FromTime, Start, Subscription, Viewer
 from apexstream.log.chunks import SKEW_MS
@@ -35,6 +36,7 @@ from apexstream.log.cipher import KeyProvider, StreamOpener
 from apexstream.log.fetcher import LogReader, Partition, Record
 from apexstream.log.index import StreamIndex, check_readable, fold_of
 from apexstream.log.tails import MakeTails
+from apexstream.runtime import meters
 
 NEAR_RECORDS_MAX = 10_000  # a gap in the log that is read through rather than asked about
 REREADS_MAX = 3  # of a state whose segments went away while they were read
@@ -73,6 +75,7 @@ class Hub:
         keys: KeyProvider | None,
         now_us: Callable[[], int],
         memory: TailMemory | None = None,
+        action_of: ActionOf = action_unknown,
     ) -> None:
         self._tails = make_tails(self._on_records)
         self._scans = scans
@@ -84,6 +87,8 @@ class Hub:
         self._keys = keys
         self._now_us = now_us
         self._memory = memory or TailMemory()
+        self._action_of = action_of
+        self._replay_took = meters.REPLAY.of()
         self._loader = Loader(scans, self._tails, self._loaded)
         self._turns: WeakKeyDictionary[Viewer, asyncio.Lock] = WeakKeyDictionary()
         self._streams: dict[str, LiveStream] = {}  # those that are loaded, and those that are being loaded
@@ -193,8 +198,10 @@ class Hub:
             self._rest(stream)
 
     async def _catch_up(self, subscription: Subscription) -> None:
+        began_us = self._now_us()
         try:
             await self._follow(subscription)
+            self._replay_took.observe((self._now_us() - began_us) / 1e6)
         except (Erased, Expired, InvalidRequest) as problem:
             subscription.fail(problem)
         except (DataCorruption, ChunkDecodeError) as problem:
@@ -427,6 +434,7 @@ class Hub:
                 codec=self._codec,
                 opener=opener,
                 memory=self._memory,
+                measures=StreamMeasures(*self._action_of(stream_id), self._now_us),
                 fold=fold,
                 offset=offset,
             )

@@ -20,6 +20,7 @@ from apexstream.core.errors import ApexError, ChunkDecodeError
 from apexstream.core.fold import StreamFold, Verdict
 from apexstream.gateway.cursors import Position
 from apexstream.gateway.encoding import Encoder, encode
+from apexstream.gateway.measures import StreamMeasures
 from apexstream.log.cipher import StreamOpener
 from apexstream.log.fetcher import Partition, Record
 from apexstream.runtime import meters
@@ -106,11 +107,13 @@ class TailMemory:
 class _Group:
     """The viewers of one encoding, and what they have yet to be sent of the records that are being taken."""
 
-    __slots__ = ("encoder", "name", "pieces", "viewers")
+    __slots__ = ("delivered", "delivered_bytes", "encoder", "name", "pieces", "viewers")
 
     def __init__(self, name: str, encoder: Encoder) -> None:
         self.name = name
         self.encoder = encoder
+        self.delivered = meters.DELIVERED.of(name)
+        self.delivered_bytes = meters.DELIVERED_BYTES.of(name)
         self.pieces: list[bytes] = []
         self.viewers: dict[Attached, None] = {}  # a set that keeps its order
 
@@ -120,8 +123,8 @@ class LiveStream:
     who have been sent everything."""
 
     __slots__ = (
-        "_groups", "_grown", "_memory", "_reached", "_runs", "codec", "fold", "loaded", "loading", "offset", "opener",
-        "partition", "position", "problem", "release", "stream_id", "users", "watching",
+        "_groups", "_grown", "_measures", "_memory", "_reached", "_runs", "codec", "fold", "loaded", "loading", "offset",
+        "opener", "partition", "position", "problem", "release", "stream_id", "users", "watching",
     )  # fmt: skip
 
     def __init__(
@@ -132,6 +135,7 @@ class LiveStream:
         codec: Codec,
         opener: StreamOpener,
         memory: TailMemory,
+        measures: StreamMeasures,
         fold: StreamFold,
         offset: int,
     ) -> None:
@@ -149,6 +153,7 @@ class LiveStream:
         self.release: asyncio.TimerHandle | None = None
         self.loaded: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._memory = memory
+        self._measures = measures
         self._runs: deque[Run] = deque()
         self._groups: dict[str, _Group] = {}
         self._grown: asyncio.Future[None] | None = None
@@ -197,6 +202,8 @@ class LiveStream:
         self._keep(run)
         for group in self._groups.values():
             group.pieces += self._encoded(run, group.name, group.encoder)
+        if self._groups:  # somebody gets it live; what is read to catch up says nothing of latency
+            self._measures.handed_over(run.chunks[-1].event_time_us)
 
     def _encoded(self, run: Run, name: str, encoder: Encoder) -> list[bytes]:
         pieces = run.encoded.get(name)
@@ -233,6 +240,8 @@ class LiveStream:
             if not group.pieces and not ended:
                 continue
             data = group.encoder.join(group.pieces)
+            group.delivered.value += len(group.pieces) * len(group.viewers)
+            group.delivered_bytes.value += len(data) * len(group.viewers)
             group.pieces = []
             if ended:
                 for viewer in list(group.viewers):

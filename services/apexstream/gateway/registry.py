@@ -12,6 +12,7 @@ from apexstream.core.errors import ChunkDecodeError, InvalidParameters, Unavaila
 from apexstream.core.events import ActionInfo, DeadLetter, Event, RunnerState, TaskEvent, TaskSubmitted
 from apexstream.core.task import TaskState, TaskStatus
 from apexstream.core.tiers import Tier
+from apexstream.gateway.measures import UNKNOWN
 from apexstream.gateway.order import OrderOfWork
 from apexstream.log.fetcher import Partition, Record
 
@@ -107,6 +108,11 @@ class Registry:
     def since_ms(self, stream_id: str) -> int | None:
         """The broker's time when the stream's task was submitted, milliseconds; None if there is no such task yet."""
         return self._since_ms.get(stream_id)
+
+    def action_of(self, stream_id: str) -> tuple[str, str]:
+        """The plugin and action that write a stream; both ``unknown`` where no such task is known."""
+        state = self._tasks.get(stream_id)
+        return (UNKNOWN, UNKNOWN) if state is None or not state.plugin else (state.plugin, state.action)
 
     def dead_letters(self) -> list[DeadLetter]:
         """Tasks that failed for good and were not sent again, newest first."""

@@ -135,9 +135,40 @@ VIOLATIONS = _counter(
 )
 
 # The gateway.
+VIEWER_LATENCY = _histogram(
+    "apexstream_viewer_latency_seconds",
+    "seconds",
+    "From a plugin's yield to the moment at which the gateway hands the chunk to its viewers' sockets, once a run of chunks.",
+    *_ACTION,
+    bounds=_FAST,
+)
 VIEWERS = _gauge("apexstream_gateway_viewers", "connections", "Open viewer connections.", "protocol")
 SLOW_CLOSES = _counter(
     "apexstream_gateway_slow_closes_total", "connections", "Viewers closed because they read too slowly.", "protocol"
+)
+
+DELIVERED = _counter(
+    "apexstream_gateway_delivered_chunks_total",
+    "chunks",
+    "Live chunks handed to viewers, each as often as there were viewers.",
+    "encoding",
+)
+DELIVERED_BYTES = _counter(
+    "apexstream_gateway_delivered_bytes_total", "bytes", "Their frames, as often as they were handed over.", "encoding"
+)
+REPLAY = _histogram(
+    "apexstream_gateway_replay_seconds",
+    "seconds",
+    "From a subscription to the moment at which the viewer follows the live tail, or the stream's end.",
+    bounds=_SLOW,
+)
+REQUESTS = _histogram(
+    "apexstream_gateway_request_seconds",
+    "seconds",
+    "HTTP requests, by route and status.",
+    "route",
+    "status",
+    bounds=_FAST,
 )
 
 # The archiver.
