@@ -29,7 +29,7 @@ def make_app(parts: Parts, page: Path | None) -> Starlette:
         *Tasks(parts, control, submissions).routes(),
         *Scheduling(parts, control, submissions).routes(),
         *Streams(control).routes(),
-        *WebSockets(parts).routes(),
+        *WebSockets(parts, control).routes(),
         *_health(parts),
     ]
     if page is not None:

@@ -17,14 +17,14 @@ from apexstream.core.events import Event
 from apexstream.core.ids import new_id
 from apexstream.core.tiers import Tier
 from apexstream.gateway.app import make_app
+from apexstream.gateway.commands import COMMAND_BYTES_MAX
 from apexstream.gateway.cursors import Cursors, shared_key
-from apexstream.gateway.frames import COMMAND_BYTES_MAX
 from apexstream.gateway.hub import Hub
 from apexstream.gateway.parts import Parts
 from apexstream.gateway.registry import Registry
 from apexstream.gateway.replay import Replays
+from apexstream.gateway.sockets import FrameSocket
 from apexstream.gateway.static import page_folder
-from apexstream.gateway.websocket import FrameSocket
 from apexstream.log.cipher import local_keys
 from apexstream.log.connection import connection
 from apexstream.log.fetcher import LogReader, Partition
@@ -125,6 +125,7 @@ async def serve(settings: Settings, *, ready: Callable[[str], None], stop: async
                 ready(f"http://{settings.host}:{listener.getsockname()[1]}")
                 await asyncio.shield(serving)
             finally:
+                hub.drain()
                 server.should_exit = True
                 await serving
 

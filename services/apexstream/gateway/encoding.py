@@ -20,7 +20,8 @@ class Encoder(Protocol):
         """
 
     def rewind(self, seq: int, rewinds: int) -> bytes:
-        """What tells a reader to forget everything from ``seq`` on; it is then at ``Position(seq, rewinds)``."""
+        """What tells a reader to forget everything from ``seq`` on; it is then at ``Position(seq, rewinds)``. Written alone:
+        it is not joined with pieces."""
 
     def join(self, pieces: Sequence[bytes]) -> bytes:
         """Consecutive pieces as they are written together; in most protocols one after the other."""
@@ -29,7 +30,8 @@ class Encoder(Protocol):
 class Encoding(Protocol):
     """``name`` is the encoding with all its options: encodings of one name write the same bytes."""
 
-    name: str
+    @property
+    def name(self) -> str: ...
 
     def open(self, stream_id: str) -> Encoder:
         """The encoder of a stream: the place to compute what all its pieces share."""

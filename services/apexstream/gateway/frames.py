@@ -1,19 +1,17 @@
-"""The WebSocket's messages: chunks to frames, commands from clients. Pure.
+"""What a WebSocket is sent of a stream: chunks to messages, messages to frames. Pure.
 
 A chunk's JSON payload is put into its frame as it lies in the log, so a frame is built once, whoever watches.
 """
 
 import base64
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass
 
 import msgspec
 
 from apexstream.core.chunk import Chunk, Kind
-from apexstream.core.errors import ApexError, InvalidRequest
-from apexstream.core.ids import check_id
-
-COMMAND_BYTES_MAX = 64 * 1024
+from apexstream.gateway.cursors import Cursors, StreamCursors
+from apexstream.gateway.encoding import Encoder
 
 _FRAMES = {
     Kind.DATA: (b"stream_update", b'"data"'),
@@ -22,42 +20,6 @@ _FRAMES = {
     Kind.ERROR: (b"stream_error", b'"error"'),
     Kind.CANCELLED: (b"stream_cancelled", b'"data"'),
 }
-
-
-class Subscribe(msgspec.Struct, tag_field="type", tag="subscribe", frozen=True):
-    """Send the stream from ``from_seq`` on, and everything that follows."""
-
-    stream_id: str
-    from_seq: int = 0
-
-
-class Unsubscribe(msgspec.Struct, tag_field="type", tag="unsubscribe", frozen=True):
-    """Send nothing more of the stream."""
-
-    stream_id: str
-
-
-class Ping(msgspec.Struct, tag_field="type", tag="ping", frozen=True):
-    """Answer with a pong."""
-
-
-Command = Subscribe | Unsubscribe | Ping
-_decoder: msgspec.json.Decoder[Any] = msgspec.json.Decoder(Command)
-
-
-def read_command(text: str | bytes) -> Command:
-    """Parse a client's message; :class:`InvalidRequest` says what is wrong with it."""
-    try:
-        command: Command = _decoder.decode(text)
-    except (msgspec.DecodeError, RecursionError, UnicodeError) as problem:
-        raise InvalidRequest(
-            str(problem), where="message", hint='Send JSON such as {"type":"subscribe","stream_id":"..."}'
-        ) from None
-    if not isinstance(command, Ping):
-        check_id(command.stream_id, "stream_id")
-    if isinstance(command, Subscribe) and command.from_seq < 0:
-        raise InvalidRequest("from_seq is negative", where="from_seq", hint="Use the seq of the first chunk to send")
-    return command
 
 
 def stream_head(stream_id: str) -> bytes:
@@ -80,38 +42,48 @@ def rewind_message(head: bytes, seq: int) -> bytes:
     return b'{"type":"stream_rewind"%b%d}' % (head, seq)
 
 
+@dataclass(frozen=True, slots=True)
 class JsonFrames:
-    """The encoding of the WebSocket: a text frame for each message; see :class:`apexstream.gateway.encoding.Encoding`."""
+    """The encodings of the WebSocket; see :class:`apexstream.gateway.encoding.Encoding`.
 
-    name = "websocket"
+    Every message is a text frame. With ``cursors`` each says where a reader is that has it; with ``batches`` messages that
+    are written together are one frame, a JSON array.
+    """
 
-    def open(self, stream_id: str) -> "JsonFrameEncoder":
+    cursors: Cursors | None = None
+    batches: bool = False
+
+    @property
+    def name(self) -> str:
+        """Tells the four apart."""
+        return f"websocket{'+cursors' if self.cursors else ''}{'+batches' if self.batches else ''}"
+
+    def open(self, stream_id: str) -> Encoder:
         """The encoder of a stream."""
-        return JsonFrameEncoder(stream_head(stream_id))
+        head = stream_head(stream_id)
+        if self.cursors is None and not self.batches:
+            return _Frames(head)
+        return _Messages(head, None if self.cursors is None else self.cursors.of(stream_id), batches=self.batches)
 
 
-class JsonFrameEncoder:
-    """Writes the frames of one stream."""
+class _Frames:
+    """Writes the messages of one stream as the specification has them, a frame each."""
 
     __slots__ = ("_head",)
 
     def __init__(self, head: bytes) -> None:
         self._head = head
 
-    def chunk(self, seq: int, rewinds: int, chunk: Chunk) -> bytes:  # noqa: ARG002 - the protocol's messages have none
-        """The frame of a chunk."""
+    def chunk(self, seq: int, rewinds: int, chunk: Chunk) -> bytes:  # noqa: ARG002 - only cursors say it
         return websocket_frame(chunk_message(self._head, seq, chunk))
 
     def rewind(self, seq: int, rewinds: int) -> bytes:  # noqa: ARG002
-        """The frame of a rewind."""
         return websocket_frame(rewind_message(self._head, seq))
 
     def join(self, pieces: Sequence[bytes]) -> bytes:
-        """One frame after the other."""
         return b"".join(pieces)
 
     def plain(self, first_seq: int, rewinds: int, payloads: Sequence[bytes]) -> list[bytes]:  # noqa: ARG002
-        """Frames of JSON data chunks."""
         before = b'{"type":"stream_update"' + self._head
         frames = []
         for seq, payload in enumerate(payloads, first_seq):
@@ -124,15 +96,32 @@ class JsonFrameEncoder:
         return frames
 
 
-def error_message(problem: ApexError, stream_id: str = "") -> bytes:
-    """Answers a command that could not be followed; the socket stays open."""
-    message: dict[str, Any] = {"type": "error", "error": problem.as_dict()}
-    if stream_id:
-        message["stream_id"] = stream_id
-    return msgspec.json.encode(message)
+class _Messages:
+    """Writes the messages of one stream with what a client may ask for in addition."""
 
+    __slots__ = ("_batches", "_cursors", "_head")
 
-PONG = b'{"type":"pong"}'
+    def __init__(self, head: bytes, cursors: StreamCursors | None, *, batches: bool) -> None:
+        self._head = head
+        self._cursors = cursors
+        self._batches = batches
+
+    def chunk(self, seq: int, rewinds: int, chunk: Chunk) -> bytes:
+        message = self._marked(chunk_message(self._head, seq, chunk), seq + 1, rewinds)
+        return message if self._batches else websocket_frame(message)
+
+    def rewind(self, seq: int, rewinds: int) -> bytes:
+        return websocket_frame(self._marked(rewind_message(self._head, seq), seq, rewinds))
+
+    def join(self, pieces: Sequence[bytes]) -> bytes:
+        if not self._batches:
+            return b"".join(pieces)
+        return websocket_frame(pieces[0] if len(pieces) == 1 else b"[%b]" % b",".join(pieces)) if pieces else b""
+
+    def _marked(self, message: bytes, seq: int, rewinds: int) -> bytes:
+        if self._cursors is None:
+            return message
+        return b'%b,"cursor":"%b"}' % (message[:-1], self._cursors.mint(seq, rewinds).encode())
 
 
 def websocket_frame(message: bytes) -> bytes:

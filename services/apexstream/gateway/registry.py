@@ -33,6 +33,7 @@ class Registry:
         self._since_ms: dict[str, int] = {}
         self._runners: dict[str, RunnerState] = {}
         self._letters: dict[str, DeadLetter] = {}
+        self._watching: dict[str, dict[Callable[[TaskState], None], None]] = {}
         self._validators: dict[bytes, Draft202012Validator] = {}
         self.order = OrderOfWork(codec, tenant_waiting_max)
 
@@ -61,7 +62,7 @@ class Registry:
         for record in records:
             event = self._read(record, TaskEvent)
             if isinstance(event, TaskEvent):
-                self._state(event.task_id).apply(event)
+                self._change(self._state(event.task_id), event)
                 self.order.changed(event)
 
     def on_runners(self, _: Partition, records: Iterable[Record]) -> None:
@@ -84,6 +85,27 @@ class Registry:
                 self._letters[task_id] = letter
                 if len(self._letters) > LETTERS_MAX:
                     del self._letters[next(iter(self._letters))]
+
+    def _change(self, state: TaskState, event: TaskEvent) -> None:
+        before = msgspec.structs.astuple(state)
+        state.apply(event)
+        watching = self._watching.get(event.task_id)
+        if watching and msgspec.structs.astuple(state) != before:
+            for tell in list(watching):
+                tell(state)
+
+    # Watchers.
+
+    def watch(self, task_id: str, tell: Callable[[TaskState], None]) -> None:
+        """Call ``tell`` with the task's state whenever it has changed."""
+        self._watching.setdefault(task_id, {})[tell] = None
+
+    def unwatch(self, task_id: str, tell: Callable[[TaskState], None]) -> None:
+        """Call it no more."""
+        watching = self._watching.get(task_id, {})
+        watching.pop(tell, None)
+        if not watching:
+            self._watching.pop(task_id, None)
 
     # Questions.
 

@@ -1,158 +1,276 @@
-"""One WebSocket: its commands in, its frames out.
-
-Frames go straight to the transport, all of one turn of the event loop in one write: the number of writes is what relaying
-costs. They are complete and pass around uvicorn's frame encoder, which only writes whole frames too, so both may be mixed.
-"""
+"""The WebSocket protocol of ``schemas/gateway/PROTOCOL.md``: one socket, its commands in, its streams out."""
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from typing import Any
 
+import msgspec
 from starlette.routing import BaseRoute, WebSocketRoute
 from starlette.websockets import WebSocket, WebSocketDisconnect
-from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
-from websockets.http11 import Request
 
 from apexstream.core.errors import ApexError, InvalidRequest
+from apexstream.core.events import ControlVerb
 from apexstream.core.fold import UNTOLD
+from apexstream.core.task import TaskState
+from apexstream.gateway import commands, messages
+from apexstream.gateway.closing import Close
+from apexstream.gateway.control import Control
 from apexstream.gateway.cursors import Position
-from apexstream.gateway.frames import PONG, JsonFrames, Ping, Subscribe, error_message, read_command, websocket_frame
-from apexstream.gateway.hub import Hub
+from apexstream.gateway.frames import JsonFrames, websocket_frame
 from apexstream.gateway.parts import Parts
-from apexstream.gateway.subscription import Subscription
+from apexstream.gateway.sockets import CLOSE_GRACE_S, EXTENSION, FrameSocket
+from apexstream.gateway.subscription import FromTail, FromTime, Start, Subscription
 from apexstream.runtime import meters
 
 BEHIND_BYTES_MAX = 4 * 1024 * 1024  # unread by the client; past this it is closed, and may come back and resume
 SUBSCRIPTIONS_MAX = 1_000
-CLOSE_SLOW = 4008  # 4000-4499: reconnect and resume
-
-JSON_FRAMES = JsonFrames()
-_EXTENSION = "apexstream.socket"
-
-
-class FrameSocket(WebSocketsSansIOProtocol):
-    """uvicorn's WebSocket protocol, made reachable for the application so that it can write frames itself."""
-
-    def handle_connect(self, event: Request) -> None:
-        """Offer this connection to the application."""
-        super().handle_connect(event)
-        if hasattr(self, "scope"):
-            self.scope["extensions"][_EXTENSION] = self  # type: ignore[assignment]  # typed for JSON-like values
-
-
-class SocketViewer:
-    """The viewer behind one socket; see :class:`apexstream.gateway.subscription.Viewer`."""
-
-    def __init__(self, socket: FrameSocket) -> None:
-        self._socket = socket
-        self._loop = asyncio.get_running_loop()
-        self._frames: list[bytes] = []
-        self._bytes = 0
-        self.too_slow = asyncio.Event()
-
-    def began(self, subscription: Subscription) -> None:
-        """Nothing to say."""
-
-    def send(self, subscription: Subscription, data: bytes) -> None:  # noqa: ARG002
-        """Write with whatever else this turn of the loop brings."""
-        self.write(data)
-
-    def caught_up(self, subscription: Subscription) -> None:
-        """Nothing to say."""
-
-    def failed(self, subscription: Subscription, problem: ApexError) -> None:
-        """Tell the client; the socket stays open."""
-        self.write(websocket_frame(error_message(problem, subscription.stream_id)))
-
-    def write(self, frames: bytes) -> None:
-        """Queue complete frames."""
-        if not self._frames:
-            self._loop.call_soon(self._flush)
-        self._frames.append(frames)
-        self._bytes += len(frames)
-
-    async def room(self) -> None:
-        """Wait until the transport has passed on most of what was written."""
-        await asyncio.sleep(0)  # lets the flush run, and other viewers have their turn
-        await self._socket.writable.wait()
-
-    def _flush(self) -> None:
-        data = b"".join(self._frames)
-        self._frames.clear()
-        self._bytes = 0
-        transport = self._socket.transport
-        if self._socket.disconnected or self._socket.close_sent or transport.is_closing() or self.too_slow.is_set():
-            return
-        if transport.get_write_buffer_size() > BEHIND_BYTES_MAX:
-            self.too_slow.set()
-            return
-        transport.write(data)
+WATCHED_MAX = 1_000
 
 
 class WebSockets:
     """The route."""
 
-    def __init__(self, parts: Parts) -> None:
+    def __init__(self, parts: Parts, control: Control) -> None:
         self._parts = parts
+        self._control = control
 
     def routes(self) -> list[BaseRoute]:
         """Where it is."""
         return [WebSocketRoute("/stream", self.stream)]
 
     async def stream(self, websocket: WebSocket) -> None:
-        """The WebSocket at ``/stream``."""
-        await serve_socket(websocket, self._parts.hub)
+        """Speak the protocol until the client leaves, falls too far behind, or this gateway stops."""
+        await websocket.accept()
+        session = _Session(websocket, self._parts, self._control)
+        meters.VIEWERS.of("websocket").value += 1
+        with self._parts.hub.draining(lambda: session.close(Close.DRAINING, "this gateway stops")):
+            try:
+                await session.listen()
+            finally:
+                meters.VIEWERS.of("websocket").value -= 1
+                session.leave()
 
 
-async def serve_socket(websocket: WebSocket, hub: Hub) -> None:
-    """Speak the protocol of ``schemas/gateway/PROTOCOL.md`` until the client leaves or falls too far behind."""
-    await websocket.accept()
-    open_sockets = meters.VIEWERS.of("websocket")
-    open_sockets.value += 1
-    viewer = SocketViewer(websocket.scope["extensions"][_EXTENSION])
-    subscriptions: dict[str, Subscription] = {}
-    commands = asyncio.create_task(_commands(websocket, viewer, hub, subscriptions), name="commands")
-    slow = asyncio.create_task(viewer.too_slow.wait(), name="slow")
-    try:
-        await asyncio.wait([commands, slow], return_when=asyncio.FIRST_COMPLETED)
-        if viewer.too_slow.is_set():
+class _Session:
+    """One socket, and the viewer of all its subscriptions; see :class:`apexstream.gateway.subscription.Viewer`."""
+
+    def __init__(self, websocket: WebSocket, parts: Parts, control: Control) -> None:
+        self._websocket = websocket
+        self._parts = parts
+        self._hub = parts.hub
+        self._control = control
+        self._socket: FrameSocket = websocket.scope["extensions"][EXTENSION]
+        self._socket.on_stalled = lambda: self.close(Close.SLOW, "read nothing for 5 s", grace_s=0.0)
+        self._subscriptions: dict[str, Subscription] = {}
+        self._asked: dict[Subscription, messages.Id] = {}  # ids of commands that are answered when it begins
+        self._watched: set[str] = set()
+
+    async def listen(self) -> None:
+        """Follow commands until the socket is closed."""
+        while True:
+            try:
+                message = await self._websocket.receive()
+            except WebSocketDisconnect:
+                return
+            if message["type"] == "websocket.disconnect":
+                return
+            await self._take(message.get("text") or message.get("bytes") or b"")
+
+    async def _take(self, text: str | bytes) -> None:
+        command: commands.Command | None = None
+        try:
+            command = commands.read_command(text)
+            follow = _FOLLOW.get(type(command))
+            if follow is None:
+                raise InvalidRequest("nobody needs to authenticate here", where="message")
+            waiting = follow(self, command)
+            if waiting is not None:
+                await waiting
+        except ApexError as problem:
+            stream_id = getattr(command, "stream_id", "")
+            self._say(messages.refused(problem, command_id=getattr(command, "id", None), stream_id=stream_id))
+
+    def leave(self) -> None:
+        """The socket is closed: get nothing more."""
+        for subscription in self._subscriptions.values():
+            self._hub.unsubscribe(subscription)
+        for task_id in self._watched:
+            self._parts.registry.unwatch(task_id, self._show_task)
+
+    def close(self, code: Close, reason: str, grace_s: float = CLOSE_GRACE_S) -> None:
+        """Tell the client where to go on in every stream, and close."""
+        if code is Close.SLOW:
             meters.SLOW_CLOSES.of("websocket").value += 1
-            websocket.scope["extensions"][_EXTENSION].transport.abort()
-    finally:
-        for subscription in subscriptions.values():
-            hub.unsubscribe(subscription)
-        for task in (commands, slow):
-            task.cancel()
-        open_sockets.value -= 1
-        await asyncio.gather(commands, slow, return_exceptions=True)
+        cursors = {
+            stream_id: cursor
+            for stream_id, subscription in self._subscriptions.items()
+            if not subscription.ended and (cursor := self._cursor(subscription))
+        }
+        self._say(messages.Closing(code=code, reason=reason, cursors=cursors))
+        only = next(iter(cursors.values())) if len(cursors) == 1 else ""
+        self._socket.finish(code, only or reason, grace_s)
 
+    # As a viewer.
 
-async def _commands(
-    websocket: WebSocket, viewer: SocketViewer, hub: Hub, subscriptions: dict[str, Subscription]
-) -> None:
-    while True:
-        try:
-            message = await websocket.receive()
-        except WebSocketDisconnect:
-            return
-        if message["type"] == "websocket.disconnect":
-            return
-        try:
-            _follow(message, viewer, hub, subscriptions)
-        except InvalidRequest as problem:
-            viewer.write(websocket_frame(error_message(problem)))
+    def began(self, subscription: Subscription) -> None:
+        """Answer the command."""
+        if subscription in self._asked:
+            position = subscription.position
+            self._say(
+                messages.Subscribed(
+                    id=self._asked.pop(subscription),
+                    stream_id=subscription.stream_id,
+                    seq=position.seq,
+                    cursor=self._parts.cursors.mint(subscription.stream_id, position),
+                    recovered=subscription.recovered,
+                )
+            )
 
+    def send(self, subscription: Subscription, data: bytes) -> None:  # noqa: ARG002 - the frames say which stream
+        """Write, and close if the client is too far behind."""
+        if data and self._socket.write(data) > BEHIND_BYTES_MAX:
+            self.close(Close.SLOW, "4 MiB behind")
 
-def _follow(message: Any, viewer: SocketViewer, hub: Hub, subscriptions: dict[str, Subscription]) -> None:
-    command = read_command(message.get("text") or message.get("bytes") or b"")
-    if isinstance(command, Ping):
-        viewer.write(websocket_frame(PONG))
-        return
-    old = subscriptions.pop(command.stream_id, None)
-    if old is not None:
-        hub.unsubscribe(old)
-    if isinstance(command, Subscribe):
-        if len(subscriptions) >= SUBSCRIPTIONS_MAX:
+    def caught_up(self, subscription: Subscription) -> None:
+        """Nothing to say."""
+
+    def failed(self, subscription: Subscription, problem: ApexError) -> None:
+        """Tell the client; the socket stays open."""
+        stream_id = subscription.stream_id
+        self._say(messages.refused(problem, command_id=self._asked.pop(subscription, None), stream_id=stream_id))
+
+    async def room(self) -> None:
+        """Wait until the transport has passed on most of what was written."""
+        await asyncio.sleep(0)  # other viewers have their turn
+        await self._socket.writable.wait()
+
+    # Commands.
+
+    def _permit(self, verb: str, name: str) -> None:
+        """The one place that decides whether this client may do that: raises an :class:`ApexError` if not."""
+
+    def _subscribe(self, command: commands.Subscribe) -> None:
+        self._permit("read", command.stream_id)
+        start = self._start(command)
+        self._drop(command.stream_id)
+        if len(self._subscriptions) >= SUBSCRIPTIONS_MAX:
             raise InvalidRequest(f"more than {SUBSCRIPTIONS_MAX} streams on one socket", hint="Open another socket")
-        subscriptions[command.stream_id] = hub.subscribe(
-            command.stream_id, Position(command.from_seq, UNTOLD), viewer, JSON_FRAMES
-        )
+        encoding = JsonFrames(self._parts.cursors if command.cursors else None, command.batches)
+        subscription = self._hub.subscribe(command.stream_id, start, self, encoding, rate=command.rate)
+        self._subscriptions[command.stream_id] = subscription
+        if command.id is not None:
+            self._asked[subscription] = command.id
+            if not self._hub.exists(command.stream_id):
+                self._say(messages.Waiting(id=command.id, stream_id=command.stream_id))
+
+    def _start(self, command: commands.Subscribe) -> Start:
+        if command.cursor is not None:
+            return self._parts.cursors.read(command.cursor, command.stream_id)
+        if command.tail is not None:
+            return FromTail(command.tail)
+        if command.from_time is not None:
+            return FromTime(command.from_time)
+        return Position(command.from_seq or 0, UNTOLD)
+
+    def _unsubscribe(self, command: commands.Unsubscribe) -> None:
+        subscription = self._drop(command.stream_id)
+        self._done(command.id, subscription)
+
+    def _drop(self, stream_id: str) -> Subscription | None:
+        subscription = self._subscriptions.pop(stream_id, None)
+        if subscription is not None:
+            self._hub.unsubscribe(subscription)
+            self._asked.pop(subscription, None)
+        return subscription
+
+    def _hold(self, command: commands.Hold) -> None:
+        subscription = self._subscribed(command.stream_id)
+        self._hub.pause(subscription)
+        self._done(command.id, subscription)
+
+    def _release(self, command: commands.Release) -> None:
+        subscription = self._subscribed(command.stream_id)
+        self._hub.resume(subscription)
+        self._done(command.id, subscription)
+
+    def _pace(self, command: commands.Pace) -> None:
+        subscription = self._subscribed(command.stream_id)
+        self._hub.pace(subscription, command.rate)
+        self._done(command.id, subscription)
+
+    def _subscribed(self, stream_id: str) -> Subscription:
+        subscription = self._subscriptions.get(stream_id)
+        if subscription is None:
+            raise InvalidRequest("not subscribed to this stream", where=stream_id, hint="Subscribe first")
+        return subscription
+
+    def _watch(self, command: commands.Watch) -> None:
+        self._permit("read", command.task_id)
+        if len(self._watched) >= WATCHED_MAX:
+            raise InvalidRequest(f"more than {WATCHED_MAX} tasks on one socket", hint="Open another socket")
+        state = self._parts.registry.task(command.task_id)
+        if command.task_id not in self._watched:
+            self._watched.add(command.task_id)
+            self._parts.registry.watch(command.task_id, self._show_task)
+        self._done(command.id)
+        self._show_task(state)
+
+    def _unwatch(self, command: commands.Unwatch) -> None:
+        if command.task_id in self._watched:
+            self._watched.discard(command.task_id)
+            self._parts.registry.unwatch(command.task_id, self._show_task)
+        self._done(command.id)
+
+    async def _cancel(self, command: commands.Cancel) -> None:
+        self._permit("control", command.task_id)
+        await self._control.cancel(command.task_id, command.reason)
+        self._done(command.id)
+
+    async def _pause(self, command: commands.Pause) -> None:
+        self._permit("control", command.task_id)
+        await self._control.ask(command.task_id, ControlVerb.PAUSE)
+        self._done(command.id)
+
+    async def _resume(self, command: commands.Resume) -> None:
+        self._permit("control", command.task_id)
+        await self._control.ask(command.task_id, ControlVerb.RESUME)
+        self._done(command.id)
+
+    def _ping(self, command: commands.Ping) -> None:
+        self._say(messages.Pong(id=command.id))
+
+    # Saying things.
+
+    def _done(self, command_id: messages.Id, subscription: Subscription | None = None) -> None:
+        if command_id is not None:
+            cursor = self._cursor(subscription) if subscription is not None else None
+            self._say(messages.Done(id=command_id, cursor=cursor))
+
+    def _cursor(self, subscription: Subscription) -> str | None:
+        """Where the client is; None while nobody knows where it starts."""
+        position = subscription.position
+        known = subscription.began or isinstance(subscription.start, Position)
+        if not known or position.rewinds == UNTOLD:
+            return None
+        return self._parts.cursors.mint(subscription.stream_id, position)
+
+    def _show_task(self, state: TaskState) -> None:
+        self._socket.write(websocket_frame(messages.task_message(state)))
+
+    def _say(self, message: messages.Message) -> None:
+        self._socket.write(websocket_frame(msgspec.json.encode(message)))
+
+
+_FOLLOW: dict[type, Callable[[_Session, Any], Awaitable[None] | None]] = {
+    commands.Subscribe: _Session._subscribe,  # noqa: SLF001 - parts of one class
+    commands.Unsubscribe: _Session._unsubscribe,  # noqa: SLF001
+    commands.Hold: _Session._hold,  # noqa: SLF001
+    commands.Release: _Session._release,  # noqa: SLF001
+    commands.Pace: _Session._pace,  # noqa: SLF001
+    commands.Watch: _Session._watch,  # noqa: SLF001
+    commands.Unwatch: _Session._unwatch,  # noqa: SLF001
+    commands.Cancel: _Session._cancel,  # noqa: SLF001
+    commands.Pause: _Session._pause,  # noqa: SLF001
+    commands.Resume: _Session._resume,  # noqa: SLF001
+    commands.Ping: _Session._ping,  # noqa: SLF001
+}

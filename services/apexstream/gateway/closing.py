@@ -1,0 +1,10 @@
+"""Close codes that this gateway gives by itself; ``schemas/gateway/close-codes.json`` has all, with what a client should do."""
+
+from enum import IntEnum
+
+
+class Close(IntEnum):
+    """4000 to 4399: connect again and resume."""
+
+    DRAINING = 4000
+    SLOW = 4008

@@ -1,0 +1,99 @@
+"""A gateway in this process and an archive on the same topics, with streams that a test writes record by record."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import msgspec
+import websockets
+from tests.support.archive import DEADLINE_S, Rig, rig, until
+from tests.support.streams import CODEC, NOW_US, append
+
+import apexstream.gateway.build
+from apexstream.archiver.claim import Archive
+from apexstream.core.events import StreamState, TaskSubmitted
+from apexstream.core.tiers import Tier
+from apexstream.runtime.settings import Settings
+
+ENDS = {"stream_complete", "stream_error", "stream_cancelled", "error"}
+
+
+class Show:
+    """A gateway and an archive of the same topics."""
+
+    def __init__(self, made: Rig, archive: Archive, url: str) -> None:
+        self.rig, self.archive, self.url = made, archive, url
+
+    def socket(self) -> websockets.connect:
+        return websockets.connect(f"ws{self.url.removeprefix('http')}/stream", max_size=None, compression=None)
+
+    async def follow(self, stream_id: str, **more: object) -> list[dict[str, Any]]:
+        """All messages from subscribing to the end."""
+        messages: list[dict[str, Any]] = []
+        async with asyncio.timeout(DEADLINE_S), self.socket() as socket:
+            await socket.send(subscribe(stream_id, **more))
+            while not messages or messages[-1]["type"] not in ENDS:
+                messages.append(msgspec.json.decode(await socket.recv()))
+        return messages
+
+    async def write(self, stream_id: str, *values: bytes) -> None:
+        await append(self.rig.writer, self.rig.topic("chunks"), stream_id, values)
+
+    async def submit(self, stream_id: str) -> None:
+        """Make the stream's task known, as viewers of a stream without anything sealed wait for it."""
+        task = TaskSubmitted(
+            task_id=stream_id, plugin="p", action="a", params=b"{}", tier=Tier.NORMAL, submitted_us=NOW_US
+        )
+        await self.rig.writer.append(self.rig.topic("tasks.normal"), stream_id.encode(), CODEC.encode(task))
+
+    async def sealed(self, stream_id: str, next_seq: int) -> StreamState:
+        return await until(self.archive, stream_id, lambda state: state.next_seq >= next_seq)
+
+    async def publish(self, state: StreamState) -> None:
+        """Put a state into the log as if the archiver had."""
+        partition = self.rig.partition_of(state.stream_id)
+        offset = await self.rig.writer.append(
+            self.rig.topic("streams"), state.stream_id.encode(), CODEC.encode(state), partition=partition
+        )
+        await self.archive.index.reached(partition, offset + 1)
+
+
+def subscribe(stream_id: str, **more: object) -> str:
+    return msgspec.json.encode({"type": "subscribe", "stream_id": stream_id, **more}).decode()
+
+
+def shown(messages: list[dict[str, Any]]) -> list[Any]:
+    """What a viewer has in the end: messages folded as PROTOCOL.md says."""
+    content: list[Any] = []
+    for message in messages:
+        if message["type"] == "stream_rewind":
+            del content[message["seq"] :]
+        else:
+            assert message["seq"] == len(content), message
+            content.append(message.get("data", message["type"]))
+    return content
+
+
+@asynccontextmanager
+async def gateway(kafka: str, prefix: str) -> AsyncIterator[str]:
+    """A gateway; gives its URL. It stops in order at the end."""
+    stop, ready = asyncio.Event(), asyncio.get_running_loop().create_future()
+    settings = Settings(bootstrap_servers=kafka, topic_prefix=prefix, port=0)
+    serving = asyncio.create_task(apexstream.gateway.build.serve(settings, ready=ready.set_result, stop=stop))
+    await asyncio.wait([serving, ready], timeout=DEADLINE_S, return_when=asyncio.FIRST_COMPLETED)
+    if serving.done():
+        serving.result()
+    try:
+        yield ready.result()
+    finally:
+        stop.set()
+        await serving
+
+
+@asynccontextmanager
+async def show(kafka: str, prefix: str) -> AsyncIterator[Show]:
+    async with rig(kafka, prefix) as made, made.archive("a") as archive:
+        await made.writer.prepare(made.topic("tasks.normal"))
+        async with gateway(kafka, prefix) as url:
+            yield Show(made, archive, url)
