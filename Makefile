@@ -52,6 +52,10 @@ test-container: $(VENV)/dev.stamp page ## The same tests on a container of apach
 test-page: $(VENV)/dev.stamp page ## The page in headless Chromium (chromium and chromium-driver on PATH)
 	$(BIN)/pytest -m page tests/e2e $(ARGS)
 
+.PHONY: test-monitoring
+test-monitoring: $(VENV)/dev.stamp ## Dashboards and alerts against a real Prometheus (prometheus and promtool on PATH)
+	$(BIN)/pytest -m monitoring tests/monitoring $(ARGS)
+
 .PHONY: faults
 faults: $(VENV)/dev.stamp ## Kill real processes: the named cases, then 200 kills in at most 30 minutes (ARGS)
 	$(BIN)/pytest -m faults tests/faults
@@ -64,6 +68,10 @@ lint: $(VENV)/dev.stamp ## Style, types, import contracts
 .PHONY: metrics
 metrics: $(VENV)/run.stamp ## Write docs/metrics.md anew from the declarations
 	$(BIN)/apexstream metrics -o markdown > docs/metrics.md
+
+.PHONY: dashboards
+dashboards: $(VENV)/dev.stamp ## Write dashboards/*.json anew from their code
+	$(BIN)/python -m dashboards.generate
 
 .PHONY: bench
 bench: $(VENV)/dev.stamp ## Benchmarks: ratios of paired runs on this machine

@@ -4,11 +4,12 @@ import asyncio
 import os
 from collections.abc import Callable
 
-from apexstream.archiver.claim import Archive
+from apexstream.archiver.claim import Archive, Deposed
 from apexstream.archiver.partition import Held, Limits, PartitionArchive
 from apexstream.archiver.service import Archiver
 from apexstream.contracts.codec import Codec
-from apexstream.core.errors import InvalidConfiguration
+from apexstream.core.errors import InvalidConfiguration, Unavailable
+from apexstream.core.events import StreamStatus
 from apexstream.core.ids import new_id
 from apexstream.log.cipher import local_keys
 from apexstream.log.connection import connection
@@ -43,6 +44,7 @@ async def serve(settings: Settings, *, ready: Callable[[str], None], stop: async
     )
     held = Held()
     meters.ARCHIVER_HELD.read(lambda: held.bytes)
+    _show_zeros()
     async with (
         Writer(kafka, client_id=name, timeout_s=settings.append_timeout_s) as writer,
         LogReader(kafka, client_id=f"{name}-view") as views,
@@ -102,3 +104,14 @@ async def _check_alike(reader: LogReader, *topics: str) -> None:
             where="schemas/topics",
             hint="Give all of them as many as the chunks have; partitions can be added, not taken away",
         )
+
+
+def _show_zeros() -> None:
+    """What has not happened yet is 0, not absent: a rate needs something to begin from."""
+    meters.VIOLATIONS.of("archiver")
+    for counter in (meters.SEALED_CHUNKS, meters.SEALED_SEGMENTS, meters.SEALED_BYTES, meters.TRIMMED):
+        counter.of()
+    for status in (StreamStatus.EXPIRED, StreamStatus.ERASED):
+        meters.STREAMS_GONE.of(status.value)
+    for problem in (Deposed, Unavailable):
+        meters.ARCHIVER_DEPOSED.of(problem.code)

@@ -27,6 +27,7 @@ from apexstream.core.events import (
 )
 from apexstream.core.reign import Reign, claim_key
 from apexstream.core.tiers import Tier
+from apexstream.dispatcher import measures
 from apexstream.dispatcher.decisions import Decision, End, Hold, Park, Start
 from apexstream.dispatcher.endings import close_stream, error_of
 from apexstream.dispatcher.facts import Facts, job_of
@@ -38,6 +39,7 @@ from apexstream.log.chunks import ChunkLog
 from apexstream.log.fetcher import Partition, Record
 from apexstream.log.ledger import OffsetLedger
 from apexstream.log.sole import SoleReader
+from apexstream.runtime import meters
 from apexstream.runtime.clock import Clock
 
 READY_MAX = 10_000  # ready tasks in memory a tier; past this its backlog waits in Kafka
@@ -176,6 +178,7 @@ class Dispatcher:
                 await self._claims_read.wait()
             if self._reign.holds(epoch, self._name):
                 self._epoch = epoch
+                measures.began()
                 _log.info("active", epoch=epoch)
                 return True
             await asyncio.sleep(random.uniform(0, CLAIM_AGAIN_S))  # noqa: S311 - spreads load, guards nothing
@@ -189,6 +192,7 @@ class Dispatcher:
         for task_id in self._source:
             self._scheduler.forget(task_id)
             self._facts.payloads.pop(task_id, None)
+        measures.ended()
         self._source.clear()
         self._unsettled.clear()
         self._ledgers.clear()
@@ -304,7 +308,9 @@ class Dispatcher:
         task = self._facts.payloads[task_id]
         now = self._clock.now_us()
         assignment = Assignment(task=task, attempt=start.job.attempt, assigned_us=now, epoch=self._epoch)
-        self._report.started(start.job.tier, (now - task.submitted_us) / 1e6)
+        waited_s = (now - task.submitted_us) / 1e6
+        self._report.started(start.job.tier, waited_s)
+        meters.DISPATCHER_WAIT.of(start.job.tier.value).observe(max(0.0, waited_s))
         await asyncio.gather(
             self._assign(start.partition, task_id.encode(), self._codec.encode(assignment)),
             self._event(task_id, TaskChange.ASSIGNED, start.reason, attempt=start.job.attempt - 1),
@@ -367,7 +373,9 @@ class Dispatcher:
     async def _tell(self) -> None:
         while True:
             now = self._clock.now_us()
-            state = msgspec.json.encode(self._report.state(now))
+            report = self._report.state(now)
+            measures.show(report)
+            state = msgspec.json.encode(report)
             told = QueueState(dispatcher=self._name, epoch=self._epoch, at_us=now, state=state)
             await self._publish_state(QUEUE_KEY, self._codec.encode(told))
             await asyncio.sleep(TICK_S)

@@ -89,6 +89,7 @@ class Hub:
         self._memory = memory or TailMemory()
         self._action_of = action_of
         self._replay_took = meters.REPLAY.of()
+        meters.VIOLATIONS.of("gateway")
         self._loader = Loader(scans, self._tails, self._loaded)
         self._turns: WeakKeyDictionary[Viewer, asyncio.Lock] = WeakKeyDictionary()
         self._streams: dict[str, LiveStream] = {}  # those that are loaded, and those that are being loaded

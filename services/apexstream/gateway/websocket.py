@@ -33,6 +33,8 @@ class WebSockets:
     def __init__(self, parts: Parts, control: Control) -> None:
         self._parts = parts
         self._control = control
+        meters.VIEWERS.of("websocket")
+        meters.SLOW_CLOSES.of("websocket")
 
     def routes(self) -> list[BaseRoute]:
         """Where it is."""

@@ -14,6 +14,7 @@ from aiokafka.structs import TopicPartition
 from apexstream.core.errors import Unavailable
 from apexstream.log.connection import Cluster, Connection
 from apexstream.log.fetcher import Partition, Record
+from apexstream.log.lag import assigned_lag
 from apexstream.log.writer import unreachable
 from apexstream.runtime import meters
 from apexstream.runtime.health import HEALTH
@@ -114,13 +115,7 @@ class GroupReader(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka 
         return ""
 
     def _lag(self, topic: str) -> int:
-        assignment = self._consumer._subscription.subscription.assignment  # noqa: SLF001 - position() is only for the loop
-        lag = 0
-        for partition in (partition for partition in self._owned if partition[0] == topic):
-            state = assignment.state_value(TopicPartition(*partition))
-            if state.highwater is not None and state.has_valid_position:
-                lag += max(0, state.highwater - state.position)
-        return lag
+        return assigned_lag(self._consumer, [partition for partition in self._owned if partition[0] == topic])
 
     @property
     def owned(self) -> frozenset[Partition]:

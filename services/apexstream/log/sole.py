@@ -5,7 +5,9 @@ would add its session's length to every takeover. The offsets are those of a gro
 """
 
 import asyncio
-from collections.abc import Iterable, Mapping
+import time
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 
 from aiokafka import AIOKafkaConsumer, OffsetAndMetadata
 from aiokafka.errors import KafkaError
@@ -14,7 +16,12 @@ from aiokafka.structs import TopicPartition
 from apexstream.core.errors import Unavailable
 from apexstream.log.connection import Cluster, Connection
 from apexstream.log.fetcher import Partition, Record
+from apexstream.log.lag import assigned_lag
 from apexstream.log.writer import unreachable
+from apexstream.runtime import meters
+from apexstream.runtime.health import HEALTH
+
+POLL_S_MAX = 30.0  # a reader that nobody has asked for records for longer is not well
 
 
 class SoleReader:
@@ -23,6 +30,9 @@ class SoleReader:
     def __init__(self, to: Cluster, partitions: Iterable[Partition], *, group: str, client_id: str) -> None:
         self._to = Connection.to(to)
         self.partitions = tuple(partitions)
+        self._group = group
+        self._polled_at = time.monotonic()
+        self._forget: list[Callable[[], None]] = []
         self._consumer = AIOKafkaConsumer(
             **self._to.options,
             client_id=client_id,
@@ -39,9 +49,25 @@ class SoleReader:
         except (KafkaError, OSError) as problem:
             await self._consumer.stop()
             raise unreachable(self._to, problem) from problem
+        self._polled_at = time.monotonic()
+        topics = {topic for topic, _ in self.partitions}
+        self._forget = [
+            HEALTH.check("submissions", self.trouble),
+            *(meters.GROUP_LAG.read(partial(self._lag, topic), self._group, topic) for topic in topics),
+        ]
         return self
 
+    def trouble(self) -> str:
+        """Why nothing is read; empty while it is. Safe from any thread."""
+        silent_s = time.monotonic() - self._polled_at
+        return f"nothing asked for records of {self._group} for {silent_s:.0f} s" if silent_s > POLL_S_MAX else ""
+
+    def _lag(self, topic: str) -> int:
+        return assigned_lag(self._consumer, [partition for partition in self.partitions if partition[0] == topic])
+
     async def __aexit__(self, *_: object) -> None:
+        for call in self._forget:
+            call()
         await self._consumer.stop()
 
     async def metadata(self) -> dict[Partition, str]:
@@ -52,6 +78,7 @@ class SoleReader:
 
     async def poll(self, timeout_s: float) -> list[tuple[Partition, list[Record]]]:
         """New records by partition, or nothing after ``timeout_s``."""
+        self._polled_at = time.monotonic()
         got = await self._consumer.getmany(timeout_ms=int(timeout_s * 1000))
         return [((tp.topic, tp.partition), records) for tp, records in got.items()]
 

@@ -148,6 +148,7 @@ class Writer:
         self._lanes: dict[tuple[str, int], _Lane] = {}
         self._partitions: dict[str, int] = {}
         self._renewal: asyncio.Task[None] | None = None
+        self._lost = meters.LOG_APPENDS_LOST.of()
         self._pulse = Pulse(lambda: None if self._producer is None else self._producer.client)
         self._pulsing: asyncio.Task[None] | None = None
         self._forget_check: Callable[[], object] = _nothing
@@ -221,7 +222,7 @@ class Writer:
             return
         _log.error("append failed; starting a new producer", where=where, error=repr(problem))
         self._producer = None
-        meters.LOG_APPENDS_LOST.of().value += 1
+        self._lost.value += 1
         self._abandon(OutcomeUnknown(f"an append was not acknowledged: {problem!r}", where=where))
         self._renewal = asyncio.create_task(self._renew(producer), name="renew producer")
 

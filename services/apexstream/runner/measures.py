@@ -5,6 +5,7 @@ from apexstream.core.options import ErrorClass
 from apexstream.runtime import meters
 from apexstream.runtime.clock import Clock
 
+ENDS = ("completed", "failed", "cancelled", "parked")
 STALLED_S = 60.0  # without a chunk for longer, a stream counts as stalled
 
 
@@ -12,7 +13,6 @@ class ActionMeasures:
     """The cells of one action, looked up once, and the attempts at it that run now."""
 
     def __init__(self, plugin: str, action: str, clock: Clock) -> None:
-        self._labels = plugin, action
         self._clock = clock
         self.running: set[AttemptMeasures] = set()
         self.chunks = meters.ACTION_CHUNKS.of(plugin, action)
@@ -24,6 +24,9 @@ class ActionMeasures:
         self.retries = meters.ACTION_RETRIES.of(plugin, action)
         self.resumes = meters.ACTION_RESUMES.of(plugin, action)
         self.rewinds = meters.ACTION_REWINDS.of(plugin, action)
+        self._errors = {each: meters.ACTION_ERRORS.of(plugin, action, each.value) for each in ErrorClass}
+        self._letters = {each: meters.DEAD_LETTERS.of(plugin, action, each.value) for each in ErrorClass}
+        self._ends = {how: meters.ACTION_ENDS.of(plugin, action, how) for how in ENDS}
         meters.ACTION_ACTIVE.read(lambda: len(self.running), plugin, action)
         meters.ACTION_STALLED.read(self._stalled, plugin, action)
 
@@ -33,15 +36,15 @@ class ActionMeasures:
 
     def failed(self, error_class: ErrorClass) -> None:
         """An attempt failed."""
-        meters.ACTION_ERRORS.of(*self._labels, error_class.value).value += 1
+        self._errors[error_class].value += 1
 
     def ended(self, how: str) -> None:
         """A task ended in this runner's hands: completed, failed, cancelled or parked."""
-        meters.ACTION_ENDS.of(*self._labels, how).value += 1
+        self._ends[how].value += 1
 
     def buried(self, error_class: ErrorClass) -> None:
         """A task became a dead letter."""
-        meters.DEAD_LETTERS.of(*self._labels, error_class.value).value += 1
+        self._letters[error_class].value += 1
 
     def _stalled(self) -> int:
         before = self._clock.monotonic() - STALLED_S

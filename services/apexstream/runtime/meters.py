@@ -171,6 +171,36 @@ REQUESTS = _histogram(
     bounds=_FAST,
 )
 
+# The dispatcher. Only the active one has numbers; those of a standby are 0.
+DISPATCHER_ACTIVE = _gauge("apexstream_dispatcher_active", "dispatchers", "1 while this dispatcher decides, else 0.")
+DISPATCHER_TERMS = _counter("apexstream_dispatcher_terms_total", "terms", "Times that it became the active one.")
+DISPATCHER_READY = _gauge(
+    "apexstream_dispatcher_ready_tasks", "tasks", "Tasks that only wait for their turn. More wait in Kafka.", "tier"
+)
+DISPATCHER_OLDEST = _gauge(
+    "apexstream_dispatcher_oldest_ready_seconds", "seconds", "How long the oldest of them has waited.", "tier"
+)
+DISPATCHER_WORST_WAIT = _gauge(
+    "apexstream_dispatcher_worst_wait_slots",
+    "slots",
+    "How many slots have to become free, at worst, before a task that becomes ready now is given to a runner.",
+    "tier",
+)
+DISPATCHER_WAIT = _histogram(
+    "apexstream_dispatcher_wait_seconds",
+    "seconds",
+    "From a task's submission to its assignment.",
+    "tier",
+    bounds=_SLOW,
+)
+DISPATCHER_STUCK = _gauge(
+    "apexstream_dispatcher_stuck_tasks", "tasks", "Tasks whose turn it is and that no runner can take now.", "tier"
+)
+DISPATCHER_HELD = _gauge(
+    "apexstream_dispatcher_held_tasks", "tasks", "Tasks that wait for something else: upstreams, a time, a limit."
+)
+DISPATCHER_GIVEN = _gauge("apexstream_dispatcher_given_tasks", "tasks", "Tasks that runners have.")
+
 # The archiver.
 SEALED_CHUNKS = _counter("apexstream_archiver_sealed_chunks_total", "chunks", "Chunks sealed into segments.")
 SEALED_SEGMENTS = _counter("apexstream_archiver_segments_total", "segments", "Segments written, index pages included.")
