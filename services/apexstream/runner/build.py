@@ -35,6 +35,7 @@ from apexstream.runner.resources import announced, measured
 from apexstream.runner.retries import RetryBudget
 from apexstream.runner.service import Runner
 from apexstream.runner.work import Work
+from apexstream.runtime import meters
 from apexstream.runtime.clock import Clock, SystemClock
 from apexstream.runtime.settings import Settings
 from apexstream.runtime.supervise import run_until
@@ -73,6 +74,8 @@ async def serve(settings: Settings, *, ready: Callable[[str], None], stop: async
         await scans.partitions(chunks)
         await scans.partitions(assignments)
         await scans.partitions(events)
+        buffer = Buffer(settings.runner_buffer_mb << 20, host.hold)
+        meters.RUNNER_BUFFERED.read(lambda: buffer.held_bytes)
         works = _Works(
             host=host,
             catalogue=host.describe,
@@ -83,7 +86,7 @@ async def serve(settings: Settings, *, ready: Callable[[str], None], stop: async
             clock=clock,
             codec=codec,
             keys=local_keys(settings),
-            buffer=Buffer(settings.runner_buffer_mb << 20, host.hold),
+            buffer=buffer,
             publish_event=lambda key, value: writer.append(events, key.encode(), value),
             publish_letter=lambda key, value: writer.append(letters, key.encode(), value),
         )

@@ -77,6 +77,11 @@ TASK_START = _histogram(
 )
 RUNNER_CAPACITY = _gauge("apexstream_runner_capacity_tasks", "tasks", "Tasks that this runner takes at once.")
 RUNNER_RUNNING = _gauge("apexstream_runner_running_tasks", "tasks", "Tasks that it has now.")
+RUNNER_BUFFERED = _gauge(
+    "apexstream_runner_buffered_bytes",
+    "bytes",
+    "Chunks of all its streams that a runner holds until Kafka has them; at APEX_RUNNER_BUFFER_MB actions wait.",
+)
 
 # The log, counted by whoever writes or reads it.
 LOG_APPENDED = _counter(
