@@ -14,7 +14,7 @@ from apexstream.gateway.access import tickets as tickets_module
 from apexstream.gateway.access.build import policy_of
 from apexstream.gateway.access.issue import public_jwk
 from apexstream.gateway.access.keys import STALE_S_MAX, UNKNOWN_KEY_S, KeyRing, load_from, read_keys
-from apexstream.gateway.access.principal import OPEN, Principal, Verb, read_scopes
+from apexstream.gateway.access.principal import OPEN, Principal, Verb, read_scopes, sees
 from apexstream.gateway.access.tickets import TICKET_S, Tickets
 from apexstream.gateway.access.tokens import TokenPolicy, TokenRefused, kid_of, read_token
 from apexstream.runtime.clock import SystemClock
@@ -277,9 +277,8 @@ def test_a_scope_allows_its_verb_on_its_names(scope: str, verb: Verb, name: str 
 
 
 def test_tenants_own_their_own_and_nobody_owns_what_is_unknown() -> None:
-    acme = Principal(subject="a", tenant="acme", scopes=(), expires=0.0)
-    assert [acme.owns(tenant) for tenant in ("acme", "evil", "", None)] == [True, False, False, False]
-    assert [OPEN.owns(tenant) for tenant in ("acme", "", None)] == [True, True, False]
+    assert [sees("acme", owner) for owner in ("acme", "evil", "", None)] == [True, False, False, False]
+    assert [sees(OPEN.tenant, owner) for owner in ("acme", "", None)] == [True, True, False]
     assert OPEN.home == ""
 
 

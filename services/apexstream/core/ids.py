@@ -4,7 +4,8 @@ import re
 
 from apexstream.core.errors import InvalidRequest
 
-_ID = re.compile(r"[a-z0-9][a-z0-9._-]{0,127}")
+ID_PATTERN = "[a-z0-9][a-z0-9._-]{0,127}"
+_ID = re.compile(ID_PATTERN)
 _BASE32 = "0123456789abcdefghjkmnpqrstvwxyz"  # Crockford's alphabet: sorts as the number does, no i, l, o or u
 
 

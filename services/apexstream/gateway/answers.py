@@ -8,13 +8,15 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
-from apexstream.core.errors import ApexError, InvalidRequest, LimitReached
+from apexstream.core.errors import ApexError, InvalidRequest, LimitReached, Unauthenticated
 
 BODY_BYTES_MAX = 512 * 1024
 STATUS = {
     "bad_request": 400,
     "beyond_end": 400,
     "cursor_invalid": 400,
+    "unauthenticated": 401,
+    "forbidden": 403,
     "unknown_action": 404,
     "unknown_task": 404,
     "conflict": 409,
@@ -51,9 +53,11 @@ def answer(content: Any, status: int = 200) -> Response:
     )
 
 
-def refusal(problem: ApexError) -> Response:
-    """The answer that tells of ``problem``, and when to come back if that is known."""
-    told = answer({"error": problem.as_dict()}, STATUS.get(problem.code, 500))
+def refusal(problem: ApexError, status: int | None = None) -> Response:
+    """The answer that tells of ``problem``, and in its headers what to do about it."""
+    told = answer({"error": problem.as_dict()}, status or STATUS.get(problem.code, 500))
+    if isinstance(problem, Unauthenticated):
+        told.headers["www-authenticate"] = "Bearer"
     if isinstance(problem, LimitReached):
         told.headers["retry-after"] = str(math.ceil(problem.retry_after_s))
     return told

@@ -1,25 +1,41 @@
 """The ASGI application: the routes of all protocols, each from its own module."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
+import msgspec
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Mount, Route
 
+from apexstream import __version__
 from apexstream.core.errors import ApexError
+from apexstream.gateway.access import Access, Guard
+from apexstream.gateway.access.routes import ticket_routes
 from apexstream.gateway.answers import answer, fail, refuse, refuse_http
 from apexstream.gateway.control import Control
 from apexstream.gateway.measures import CountRequests
+from apexstream.gateway.openapi import document, operation
 from apexstream.gateway.parts import Parts
 from apexstream.gateway.scheduling import Scheduling
-from apexstream.gateway.static import Page
+from apexstream.gateway.static import Page, public_paths
 from apexstream.gateway.streams import Streams
 from apexstream.gateway.submissions import Submissions
 from apexstream.gateway.tasks import Tasks
 from apexstream.gateway.websocket import WebSockets
+
+PUBLIC = frozenset({"/livez", "/readyz", "/openapi.json"})
+"""Paths that need no principal, besides the page's files. Every other one does, whether a route knows it or not."""
+
+
+class Health(msgspec.Struct, frozen=True):
+    """``ok``, or what is wrong."""
+
+    status: str
 
 
 def make_app(parts: Parts, page: Path | None) -> Starlette:
@@ -29,23 +45,58 @@ def make_app(parts: Parts, page: Path | None) -> Starlette:
         *Tasks(parts, control, submissions).routes(),
         *Scheduling(parts, control, submissions).routes(),
         *Streams(control).routes(),
+        *ticket_routes(parts.access),
         *WebSockets(parts, control).routes(),
         *_health(parts),
     ]
+    routes.append(_openapi(routes))
     if page is not None:
         routes.append(Mount("/", Page(directory=page, html=True)))
+    public = PUBLIC | public_paths(page)
     return Starlette(
         routes=routes,
-        middleware=[Middleware(CountRequests)],
+        middleware=[
+            Middleware(CountRequests),
+            *_cross_origin(parts.access),
+            Middleware(Guard, access=parts.access, public=public.__contains__),
+        ],
         exception_handlers={ApexError: refuse, HTTPException: refuse_http, 500: fail},
     )
 
 
+def _cross_origin(access: Access) -> list[Middleware]:
+    """Lets the pages of ``APEX_ORIGINS`` read answers; without any, no page but our own can."""
+    if not access.origins.allowed:
+        return []
+    return [
+        Middleware(
+            CORSMiddleware,
+            allow_origins=sorted(access.origins.allowed),
+            allow_methods=["*"],
+            allow_headers=["*"],
+            expose_headers=["*"],
+            max_age=600,
+        )
+    ]
+
+
+def _openapi(routes: Sequence[BaseRoute]) -> Route:
+    made = answer(document(routes, __version__))
+
+    async def openapi(_: Request) -> Response:
+        """``GET /openapi.json``: these routes as an OpenAPI 3.1 document."""
+        return made
+
+    return Route("/openapi.json", openapi)
+
+
 def _health(parts: Parts) -> list[BaseRoute]:
+    @operation({200: Health}, public=True)
     async def live(_: Request) -> Response:
         """``GET /livez``: the event loop answers."""
         return answer({"status": "ok"})
 
+    @operation({200: Health, 503: Health}, public=True)
     async def ready(_: Request) -> Response:
         """``GET /readyz``: 503 with the reason while tasks cannot be taken or streams not be relayed."""
         problem = parts.is_ready()

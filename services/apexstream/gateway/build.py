@@ -16,10 +16,12 @@ from apexstream.core.errors import InvalidConfiguration
 from apexstream.core.events import Event
 from apexstream.core.ids import new_id
 from apexstream.core.tiers import Tier
+from apexstream.gateway.access.build import make_access
 from apexstream.gateway.app import make_app
 from apexstream.gateway.commands import COMMAND_BYTES_MAX
 from apexstream.gateway.cursors import Cursors, shared_key
 from apexstream.gateway.hub import Hub
+from apexstream.gateway.ownership import Ownership
 from apexstream.gateway.parts import Parts
 from apexstream.gateway.registry import Registry
 from apexstream.gateway.replay import Replays
@@ -45,8 +47,10 @@ _log = structlog.get_logger(__name__)
 
 async def serve(settings: Settings, *, ready: Callable[[str], None], stop: asyncio.Event) -> None:
     """Serve until ``stop``; ``ready`` is called with the base URL once tasks are taken and streams are relayed."""
-    listener = listen(settings.host, settings.port)
     clock, codec, kafka = SystemClock(), Codec(), connection(settings)
+    secret = shared_key(settings)
+    access = await make_access(settings, clock, secret)  # first: it may refuse to listen there at all
+    listener = listen(settings.host, settings.port)
     name, keys = settings.instance_name("gateway"), local_keys(settings)
     topics = {
         topic: settings.topic(topic)
@@ -74,12 +78,14 @@ async def serve(settings: Settings, *, ready: Callable[[str], None], stop: async
             lambda task_id: hub.known(task_id),  # noqa: PLW0108 - the hub is made below
             tenant_waiting_max=settings.tenant_waiting_max,
         )
+        ownership = Ownership(registry.tenant, index.get)
         hub = Hub(
             lambda on_records: Tails(tails, on_records),
             scans,
             codec,
             partition_of=lambda stream_id: _partition(writer, topics["chunks"], stream_id),
             since_ms=registry.since_ms,
+            owner=ownership.owner,
             index=index,
             replays=Replays(SegmentReader(scans, settings.topic("segments"), codec), keys),
             keys=keys,
@@ -106,8 +112,10 @@ async def serve(settings: Settings, *, ready: Callable[[str], None], stop: async
 
         parts = Parts(
             registry=registry,
+            ownership=ownership,
+            access=access,
             hub=hub,
-            cursors=Cursors(shared_key(settings), await scans.topic_id(topics["chunks"])),
+            cursors=Cursors(secret, await scans.topic_id(topics["chunks"])),
             publish=publish,
             clock=clock,
             new_task_id=lambda: new_id(clock.now_us() // 1000, os.urandom(10)),

@@ -4,7 +4,9 @@ from enum import IntEnum
 
 
 class Close(IntEnum):
-    """4000 to 4399: connect again and resume."""
+    """4000 to 4399: connect again and resume. 4400 to 4499: once the cause is gone."""
 
     DRAINING = 4000
     SLOW = 4008
+    UNAUTHENTICATED = 4401
+    LIMIT = 4429

@@ -9,7 +9,7 @@ REASON_CHARACTERS_MAX = 200
 
 
 class Control:
-    """Appends commands to ``apex.control``. Who may give them has been asked before; see :mod:`apexstream.gateway.app`."""
+    """Appends commands to ``apex.control``, about tasks of ``tenant``; scopes have been asked before."""
 
     def __init__(self, parts: Parts) -> None:
         self._registry = parts.registry
@@ -17,9 +17,9 @@ class Control:
         self._clock = parts.clock
         self._name = parts.name
 
-    async def cancel(self, task_id: str, reason: str) -> tuple[TaskState, bool]:
+    async def cancel(self, task_id: str, reason: str, tenant: str = "") -> tuple[TaskState, bool]:
         """Ask for a task's end; the task, and False if it had ended. Raises :class:`UnknownTask`."""
-        state = self._registry.task(task_id)
+        state = self._registry.task(task_id, tenant)
         if state.status.final:
             return state, False
         reason = reason[:REASON_CHARACTERS_MAX]
@@ -34,17 +34,17 @@ class Control:
         await self._publish("task-events", task_id, event)
         return state, True
 
-    async def ask(self, task_id: str, verb: ControlVerb) -> TaskState:
+    async def ask(self, task_id: str, verb: ControlVerb, tenant: str = "") -> TaskState:
         """Pause a task, or let it go on. Raises :class:`Conflict` if it has ended."""
-        state = self._registry.task(task_id)
+        state = self._registry.task(task_id, tenant)
         if state.status.final:
             raise Conflict(f"the task is {state.status}", where=state.task_id, hint="It has ended")
         await self.command(task_id, verb, "")
         return state
 
-    async def forget(self, task_id: str) -> TaskState:
+    async def forget(self, task_id: str, tenant: str = "") -> TaskState:
         """Erase the stream of a task that has ended. Raises :class:`Conflict` if it has not."""
-        state = self._registry.task(task_id)
+        state = self._registry.task(task_id, tenant)
         if not state.status.final:
             raise Conflict(f"the task is {state.status}", where=task_id, hint="Cancel it first, or wait for its end")
         await self.command(task_id, ControlVerb.FORGET, "asked to forget")
@@ -53,6 +53,7 @@ class Control:
     async def command(self, task_id: str, verb: ControlVerb, reason: str, *, detail: bytes = b"") -> int:
         """Append a command; gives its time, microseconds."""
         now = self._clock.now_us()
-        command = ControlCommand(task_id=task_id, verb=verb, at_us=now, reason=reason, detail=detail)
+        owner = self._registry.tenant(task_id) or ""
+        command = ControlCommand(task_id=task_id, verb=verb, at_us=now, reason=reason, detail=detail, tenant=owner)
         await self._publish("control", task_id, command)
         return now

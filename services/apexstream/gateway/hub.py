@@ -24,6 +24,7 @@ from apexstream.core.errors import (
 )
 from apexstream.core.events import StreamState, StreamStatus
 from apexstream.core.fold import StreamFold, Verdict
+from apexstream.gateway.access.principal import sees
 from apexstream.gateway.cursors import Position
 from apexstream.gateway.encoding import Encoding, encode
 from apexstream.gateway.live import LiveStream, TailMemory, read_run
@@ -57,9 +58,9 @@ class BeyondEnd(InvalidRequest):
 class Hub:
     """All watched streams of this gateway.
 
-    ``since_ms`` gives the broker's time of a stream's submission, or None while no such task is known: then its viewers
-    wait until :meth:`known` says that it is, unless ``index`` knows the stream. :meth:`gone` is to be told what ``index``
-    finds gone.
+    ``owner`` gives the tenant that a stream belongs to, or None while it is not known: then its viewers wait until
+    :meth:`known` says that it is. To viewers of other tenants it never is. ``since_ms`` gives the broker's time of a stream's
+    submission, if there was one. :meth:`gone` is to be told what ``index`` finds gone.
     """
 
     def __init__(
@@ -70,6 +71,7 @@ class Hub:
         *,
         partition_of: Callable[[str], Partition],
         since_ms: Callable[[str], int | None],
+        owner: Callable[[str], str | None],
         index: StreamIndex,
         replays: Replays,
         keys: KeyProvider | None,
@@ -82,6 +84,7 @@ class Hub:
         self._codec = codec
         self._partition_of = partition_of
         self._since_ms = since_ms
+        self._owner = owner
         self._index = index
         self._replays = replays
         self._keys = keys
@@ -104,17 +107,18 @@ class Hub:
 
     # What viewers call.
 
-    def exists(self, stream_id: str) -> bool:
-        """True if the stream, or its task, is known: a viewer of it does not wait for it to come about."""
-        return self._since_ms(stream_id) is not None or self._index.get(stream_id) is not None
+    def exists(self, stream_id: str, tenant: str = "") -> bool:
+        """True if ``tenant`` knows the stream, or its task: a viewer of it does not wait for it to come about."""
+        return sees(tenant, self._owner(stream_id))
 
     def subscribe(
-        self, stream_id: str, start: Start, viewer: Viewer, encoding: Encoding, *, rate: int = 0
+        self, stream_id: str, start: Start, viewer: Viewer, encoding: Encoding, *, rate: int = 0, tenant: str = ""
     ) -> Subscription:
         """Send the stream to ``viewer``, written by ``encoding``, from ``start`` to its end; at most ``rate`` chunks a
-        second (0: as they come). Nothing is sent before this returns. A stream that does not exist is waited for."""
-        subscription = Subscription(stream_id, start, viewer, encoding, rate)
-        if self.exists(stream_id):
+        second (0: as they come). Nothing is sent before this returns. A stream that does not exist for ``tenant`` (its
+        principal's) is waited for."""
+        subscription = Subscription(stream_id, start, viewer, encoding, rate=rate, tenant=tenant)
+        if self.exists(stream_id, tenant):
             self._begin(subscription)
         else:
             self._early.setdefault(stream_id, {})[subscription] = None
@@ -163,18 +167,26 @@ class Hub:
 
     def known(self, stream_id: str) -> None:
         """The stream's task exists: those who wait for it get it from its beginning."""
-        for subscription in self._early.pop(stream_id, ()):
+        for subscription in self._waiting_for(stream_id):
             self._begin(subscription)
 
     def gone(self, stream_id: str) -> None:
         """The stream's content is gone: whoever watches it is told, and nobody is sent it again."""
         self._replays.forget(stream_id)
         problem = Erased("the stream was erased", where=stream_id)
-        for subscription in self._early.pop(stream_id, ()):
+        for subscription in self._waiting_for(stream_id):
             subscription.fail(problem)
         stream = self._streams.get(stream_id)
         if stream is not None:
             self._stop(stream, problem)
+
+    def _waiting_for(self, stream_id: str) -> list[Subscription]:
+        """Take out those who wait for the stream, now that it exists. Strangers wait on: for them it does not."""
+        waiting, owner = self._early.pop(stream_id, {}), self._owner(stream_id)
+        strangers = {each: None for each in waiting if not sees(each.tenant, owner)}
+        if strangers:
+            self._early[stream_id] = strangers
+        return [each for each in waiting if each not in strangers]
 
     # Catching up.
 

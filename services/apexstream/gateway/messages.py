@@ -57,6 +57,21 @@ class Refused(_Message, frozen=True, kw_only=True, tag="error"):
     stream_id: str = ""
 
 
+class Authenticated(_Message, frozen=True, kw_only=True, tag="authenticated"):
+    """The token or ticket is accepted: who the client is, until when (seconds since the epoch; not there: for ever)."""
+
+    id: Id = None
+    subject: str
+    tenant: str = ""
+    expires: int | None = None
+
+
+class Expiring(_Message, frozen=True, kw_only=True, tag="expiring"):
+    """The client's token expires in so many seconds: authenticate again in time, or the socket is closed."""
+
+    in_s: float
+
+
 class Pong(_Message, frozen=True, kw_only=True, tag="pong"):
     """The answer to a ping."""
 
@@ -71,7 +86,7 @@ class Closing(_Message, frozen=True, kw_only=True, tag="closing"):
     cursors: dict[str, str]
 
 
-Message = Subscribed | Waiting | Done | Refused | Pong | Closing
+Message = Subscribed | Waiting | Done | Refused | Authenticated | Expiring | Pong | Closing
 
 
 def refused(problem: ApexError, *, command_id: Id = None, stream_id: str = "") -> Refused:

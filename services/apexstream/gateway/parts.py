@@ -4,8 +4,10 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
+from apexstream.gateway.access import Access
 from apexstream.gateway.cursors import Cursors
 from apexstream.gateway.hub import Hub
+from apexstream.gateway.ownership import Ownership
 from apexstream.gateway.registry import Registry
 from apexstream.runtime.clock import Clock
 
@@ -18,6 +20,8 @@ class Parts:
     """``name`` is this gateway's in events; ``is_ready`` gives the reason why it is not, or an empty text."""
 
     registry: Registry
+    ownership: Ownership
+    access: Access
     hub: Hub
     cursors: Cursors
     publish: Publish

@@ -134,15 +134,22 @@ class Reader:
 
 @asynccontextmanager
 async def reading(
-    hub: Hub, stream_id: str, start: Start, encoding: Encoding, *, live: bool = True, rate: int = 0
+    hub: Hub,
+    stream_id: str,
+    start: Start,
+    encoding: Encoding,
+    *,
+    live: bool = True,
+    rate: int = 0,
+    tenant: str = "",
 ) -> AsyncIterator[Reader]:
     """Read a stream, written by ``encoding``, from ``start``: to its end, or, unless ``live``, as far as it is there now.
 
-    A stream that does not exist is waited for; ``hub.exists`` tells.
+    A stream that does not exist for ``tenant`` (its principal's) is waited for; ``hub.exists`` tells.
     """
     reader = Reader(start if isinstance(start, Position) else Position(0), live=live)
     with hub.draining(lambda: reader.close(Stopped.DRAINING)):
-        subscription = hub.subscribe(stream_id, start, reader, encoding, rate=rate)
+        subscription = hub.subscribe(stream_id, start, reader, encoding, rate=rate, tenant=tenant)
         try:
             yield reader
         finally:

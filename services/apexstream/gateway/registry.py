@@ -1,6 +1,7 @@
 """What the gateway knows: tasks, folded from submissions and events, and the actions that runners offer."""
 
 from collections.abc import Callable, Iterable, Mapping
+from itertools import islice
 from typing import Any
 
 import msgspec
@@ -12,11 +13,13 @@ from apexstream.core.errors import ChunkDecodeError, InvalidParameters, Unavaila
 from apexstream.core.events import ActionInfo, DeadLetter, Event, RunnerState, TaskEvent, TaskSubmitted
 from apexstream.core.task import TaskState, TaskStatus
 from apexstream.core.tiers import Tier
+from apexstream.gateway.access.principal import sees
 from apexstream.gateway.measures import UNKNOWN
 from apexstream.gateway.order import OrderOfWork
 from apexstream.log.fetcher import Partition, Record
 
 LETTERS_MAX = 10_000
+CONTESTED = "!"  # of an id that two tenants chose in the same moment: nobody's name, so nobody's task
 TASKS_MAX = 200_000  # the oldest ones that ended are forgotten first; their streams stay in the log
 RUNNER_SILENT_US_MAX = 15_000_000
 
@@ -31,6 +34,7 @@ class Registry:
         self._on_submitted = on_submitted
         self._tasks: dict[str, TaskState] = {}
         self._since_ms: dict[str, int] = {}
+        self._tenants: dict[str, str] = {}  # of tasks that are not the nameless tenant's
         self._runners: dict[str, RunnerState] = {}
         self._letters: dict[str, DeadLetter] = {}
         self._watching: dict[str, dict[Callable[[TaskState], None], None]] = {}
@@ -52,9 +56,15 @@ class Registry:
         state = self._state(task.task_id)
         if task.task_id not in self._since_ms:
             self._since_ms[task.task_id] = since_ms
+            if task.tenant:
+                self._tenants[task.task_id] = task.tenant
             state.submitted(task)
             self.order.submitted(task, waiting=state.status is TaskStatus.WAITING)
             self._on_submitted(task.task_id)
+        elif self._tenants.get(task.task_id, "") != task.tenant:
+            # Topics of tiers are read in no common order: another gateway may have seen these two the other way round.
+            self._tenants[task.task_id] = CONTESTED
+            _log.warning("two tenants chose one id", task=task.task_id)
         return state
 
     def on_task_events(self, _: Partition, records: Iterable[Record]) -> None:
@@ -109,18 +119,24 @@ class Registry:
 
     # Questions.
 
-    def task(self, task_id: str) -> TaskState:
-        """The state of a task, or :class:`UnknownTask`."""
+    def task(self, task_id: str, tenant: str = "") -> TaskState:
+        """The state of a task of ``tenant``, or :class:`UnknownTask`."""
         state = self._tasks.get(task_id)
-        if state is None or task_id not in self._since_ms:
+        if state is None or not sees(tenant, self.tenant(task_id)):
             raise UnknownTask(
                 f"there is no task {task_id!r}", where="task_id", hint="It was never submitted, or has expired"
             )
         return state
 
-    def recent(self, limit: int) -> list[TaskState]:
-        """The newest tasks, newest first."""
-        return sorted(self._tasks.values(), key=lambda state: state.submitted_us, reverse=True)[:limit]
+    def tenant(self, task_id: str) -> str | None:
+        """Whose task it is; None if there is no such task."""
+        return self._tenants.get(task_id, "") if task_id in self._since_ms else None
+
+    def recent(self, limit: int, tenant: str = "", allowed: Callable[[str], bool] = lambda _: True) -> list[TaskState]:
+        """The newest tasks of ``tenant`` whose ids are ``allowed``, newest first."""
+        newest = sorted(self._tasks.values(), key=lambda state: state.submitted_us, reverse=True)
+        seen = (state for state in newest if sees(tenant, self.tenant(state.task_id)) and allowed(state.task_id))
+        return list(islice(seen, limit))
 
     def waiting(self, tier: Tier) -> tuple[int, int]:
         """How many tasks of ``tier`` were not given to a runner yet, and when the oldest of them was submitted (0: none)."""
@@ -136,14 +152,15 @@ class Registry:
         state = self._tasks.get(stream_id)
         return (UNKNOWN, UNKNOWN) if state is None or not state.plugin else (state.plugin, state.action)
 
-    def dead_letters(self) -> list[DeadLetter]:
-        """Tasks that failed for good and were not sent again, newest first."""
-        return sorted(self._letters.values(), key=lambda letter: letter.at_us, reverse=True)
+    def dead_letters(self, tenant: str = "") -> list[DeadLetter]:
+        """Tasks of ``tenant`` that failed for good and were not sent again, newest first."""
+        letters = [letter for letter in self._letters.values() if sees(tenant, letter.tenant)]
+        return sorted(letters, key=lambda letter: letter.at_us, reverse=True)
 
-    def dead_letter(self, task_id: str) -> DeadLetter:
+    def dead_letter(self, task_id: str, tenant: str = "") -> DeadLetter:
         """One of them, or :class:`UnknownTask`."""
         letter = self._letters.get(task_id)
-        if letter is None:
+        if letter is None or not sees(tenant, letter.tenant):
             raise UnknownTask(
                 f"no dead letter {task_id!r}", where="task_id", hint="It was sent again, or never failed for good"
             )
@@ -210,6 +227,7 @@ class Registry:
         )
         del self._tasks[oldest]
         self._since_ms.pop(oldest, None)
+        self._tenants.pop(oldest, None)
         self.order.forget(oldest)
 
     def _read(self, record: Record, kind: type[Event]) -> Event | None:

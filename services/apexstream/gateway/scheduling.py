@@ -1,6 +1,7 @@
 """HTTP: the order of work. Graphs of tasks, changes of what waits, and why it waits."""
 
 import asyncio
+import contextlib
 from collections.abc import Mapping
 from typing import Annotated
 
@@ -12,14 +13,15 @@ from starlette.routing import BaseRoute, Route
 from apexstream.core.errors import InvalidRequest, UnknownTask
 from apexstream.core.events import ControlVerb, TaskSubmitted
 from apexstream.core.ids import check_id
-from apexstream.core.scheduling import GRAPH_TASKS_MAX, Reschedule, check_graph
+from apexstream.core.scheduling import GRAPH_TASKS_MAX, Reschedule
 from apexstream.core.task import TaskStatus
 from apexstream.core.tiers import Tier
+from apexstream.gateway.access import Principal, Verb, principal_of
 from apexstream.gateway.answers import Conflict, TooLarge, answer, parse, read_body
 from apexstream.gateway.control import Control
 from apexstream.gateway.parts import Parts
 from apexstream.gateway.submissions import Submissions, SubmitRequest
-from apexstream.gateway.tasks import path_id, shown
+from apexstream.gateway.tasks import allowed, shown
 
 GRAPH_BYTES_MAX = 900_000  # one record holds the graph
 
@@ -38,6 +40,7 @@ class Scheduling:
         self._registry = parts.registry
         self._publish = parts.publish
         self._clock = parts.clock
+        self._access = parts.access
         self._new_id = parts.new_task_id
         self._control = control
         self._submissions = submissions
@@ -56,11 +59,14 @@ class Scheduling:
 
     async def submit_graph(self, request: Request) -> Response:
         """``POST /graphs``: tasks that come after each other, accepted whole or not at all: they are one record."""
+        principal = principal_of(request)
+        principal.require(Verb.SUBMIT)
         wanted = parse(await read_body(request, 2 * GRAPH_BYTES_MAX), GraphRequest)
         graph_id = check_id(wanted.graph_id, "graph_id") if wanted.graph_id else self._new_id()
-        if self._is_known(graph_id):
-            return self._graph(graph_id, 200)
-        tasks = self._members(graph_id, wanted.tasks)
+        with contextlib.suppress(UnknownTask):
+            return self._graph(graph_id, self._group("graph", graph_id, principal), principal.tenant, 200)
+        self._access.submitting(principal)
+        tasks = self._members(graph_id, wanted.tasks, principal)
         first = min((task.tier for task in tasks), key=list(Tier).index)
         graph = TaskSubmitted(
             task_id=graph_id,
@@ -70,17 +76,21 @@ class Scheduling:
             tier=first,
             submitted_us=self._clock.now_us(),
             members=msgspec.json.encode(tasks),
+            tenant=principal.home,
         )
         if len(graph.members) > GRAPH_BYTES_MAX:
             raise TooLarge(f"the graph takes over {GRAPH_BYTES_MAX} bytes", where="body", hint="Submit it in parts")
         await self._publish(f"tasks.{first}", graph_id, graph)
         for task in tasks:
             self._registry.submitted(task, task.submitted_us // 1000)
-        return self._graph(graph_id, 202)
+        return self._graph(graph_id, [task.task_id for task in tasks], principal.tenant, 202)
 
     async def graph(self, request: Request) -> Response:
         """``GET /graphs/{id}``: its tasks."""
-        return self._graph(check_id(str(request.path_params["name"]), "graph_id"), 200)
+        principal = principal_of(request)
+        principal.require(Verb.READ)
+        graph_id = check_id(str(request.path_params["name"]), "graph_id")
+        return self._graph(graph_id, self._group("graph", graph_id, principal, Verb.READ), principal.tenant, 200)
 
     async def cancel_graph(self, request: Request) -> Response:
         """``DELETE /graphs/{id}``: cancel all its tasks that have not ended."""
@@ -92,8 +102,9 @@ class Scheduling:
 
     async def reschedule(self, request: Request) -> Response:
         """``PATCH /tasks/{id}``: another tier, start time or needs for a task that waits."""
+        task_id, tenant = allowed(request, Verb.CONTROL)
         change = parse(await read_body(request), Reschedule)
-        state = self._registry.task(path_id(request))
+        state = self._registry.task(task_id, tenant)
         if state.status not in {TaskStatus.WAITING, TaskStatus.PARKED}:
             raise Conflict(f"the task is {state.status}", where=state.task_id, hint="Only a waiting task can be moved")
         await self._control.command(state.task_id, ControlVerb.RESCHEDULE, "", detail=msgspec.json.encode(change))
@@ -103,11 +114,12 @@ class Scheduling:
 
     async def why(self, request: Request) -> Response:
         """``GET /tasks/{id}/why``: why the task waits, or why it waited."""
-        state = self._registry.task(path_id(request))
+        state = self._registry.task(*allowed(request, Verb.READ))
         return answer(self._registry.order.why(state, self._clock.now_us()))
 
-    async def queue(self, _: Request) -> Response:
+    async def queue(self, request: Request) -> Response:
         """``GET /queue``: what waits in each tier, how long, and how long at most."""
+        principal_of(request).require(Verb.OPERATE)
         now = self._clock.now_us()
         report = self._registry.order.queue(now)
         for tier in report["tiers"]:
@@ -115,30 +127,39 @@ class Scheduling:
             tier["age_s"] = max(0.0, (now - oldest_us) / 1e6) if tier["depth"] else 0.0
         return answer(report)
 
-    def _members(self, graph_id: str, wanted: list[SubmitRequest]) -> tuple[TaskSubmitted, ...]:
+    def _members(self, graph_id: str, wanted: list[SubmitRequest], principal: Principal) -> tuple[TaskSubmitted, ...]:
         named = [(each.task_id or f"task-{number}", each) for number, each in enumerate(wanted, 1)]
         ids = {name: check_id(f"{graph_id}.{name}", "task_id") for name, _ in named}
         if len(ids) < len(named):
             raise InvalidRequest("two tasks have one task_id", where="tasks")
-        members = [(ids[name], _member(graph_id, each, ids)) for name, each in named]
-        check_graph({task_id: each.scheduling.after for task_id, each in members}, self._submissions.is_known)
-        self._registry.order.check_room([each.scheduling for _, each in members], self._clock.now_us())
-        return tuple(self._submissions.checked(each, task_id) for task_id, each in members)
+        members = {ids[name]: _member(graph_id, each, ids) for name, each in named}
+        for each in members.values():
+            principal.require(Verb.SUBMIT, f"{each.plugin}.{each.action}")
+        self._submissions.check_order(members, principal)
+        return tuple(self._submissions.checked(each, task_id, principal.home) for task_id, each in members.items())
 
-    def _is_known(self, graph_id: str) -> bool:
-        try:
-            return bool(self._registry.order.members("graph", graph_id))
-        except UnknownTask:
-            return False
+    def _group(self, kind: str, name: str, principal: Principal, verb: Verb | None = None) -> list[str]:
+        """The tasks of a graph or with a label that the principal's tenant has, and that it may do ``verb`` to; or
+        :class:`UnknownTask`. Names of groups are each tenant's own."""
+        members = [
+            each
+            for each in self._registry.order.members(kind, name)
+            if self._submissions.is_known(each, principal) and (verb is None or principal.may(verb, each))
+        ]
+        if not members:
+            raise UnknownTask(f"there is no task of {kind} {name!r}", where=kind)
+        return members
 
-    def _graph(self, graph_id: str, status: int) -> Response:
-        members = self._registry.order.members("graph", graph_id)
-        return answer({"graph_id": graph_id, "tasks": [shown(self._registry.task(each)) for each in members]}, status)
+    def _graph(self, graph_id: str, members: list[str], tenant: str, status: int) -> Response:
+        tasks = [shown(self._registry.task(each, tenant)) for each in members]
+        return answer({"graph_id": graph_id, "tasks": tasks}, status)
 
     async def _cancel_all(self, kind: str, request: Request) -> Response:
-        members = self._registry.order.members(kind, str(request.path_params["name"]))
+        principal = principal_of(request)
+        principal.require(Verb.CONTROL)
+        members = self._group(kind, str(request.path_params["name"]), principal, Verb.CONTROL)
         reason = request.query_params.get("reason", f"its {kind} was cancelled")
-        asked = await asyncio.gather(*(self._control.cancel(each, reason) for each in members))
+        asked = await asyncio.gather(*(self._control.cancel(each, reason, principal.tenant) for each in members))
         return answer({"cancelling": [state.task_id for state, cancelling in asked if cancelling]}, 202)
 
 

@@ -19,6 +19,12 @@ def page_folder() -> Path | None:
     return folder if (folder / "index.html").is_file() else None
 
 
+def public_paths(page: Path | None) -> frozenset[str]:
+    """The paths of the page's files, which anybody may have."""
+    files = [] if page is None else [file for file in page.rglob("*") if file.is_file()]
+    return frozenset({"/", *(f"/{file.relative_to(page).as_posix()}" for file in files if page is not None)})
+
+
 class Page(StaticFiles):
     """The built page, under a policy that lets it load nothing from elsewhere."""
 

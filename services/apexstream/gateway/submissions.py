@@ -1,5 +1,6 @@
 """Taking tasks, whatever route they come by: their ids, what is refused, and the record that makes them exist."""
 
+from collections.abc import Mapping
 from hashlib import sha256
 from typing import Annotated, Any
 
@@ -12,6 +13,9 @@ from apexstream.core.options import TaskOptions
 from apexstream.core.scheduling import NOTHING_ASKED, Scheduling, check_graph
 from apexstream.core.task import TaskState
 from apexstream.core.tiers import Tier
+from apexstream.gateway.access import Principal, Verb
+from apexstream.gateway.access.principal import sees
+from apexstream.gateway.answers import Conflict
 from apexstream.gateway.parts import Parts
 
 NOT_BEFORE_US_MAX = 28 * 86_400_000_000  # ahead of now; submissions are kept for 30 days
@@ -31,31 +35,47 @@ class SubmitRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Submissions:
-    """Checks and accepts tasks."""
+    """Checks and accepts tasks of whoever asks: its scopes, its limits, its tenant."""
 
     def __init__(self, parts: Parts) -> None:
         self._registry = parts.registry
+        self._ownership = parts.ownership
+        self._access = parts.access
         self._publish = parts.publish
         self._clock = parts.clock
         self._new_task_id = parts.new_task_id
 
-    async def submit(self, wanted: SubmitRequest) -> tuple[TaskState, bool]:
-        """The task, and True if it was accepted now; its id may be that of a task that exists, which is then given."""
-        task_id = self._id_of(wanted)
-        if self.is_known(task_id):
-            return self._registry.task(task_id), False
-        check_graph({task_id: wanted.scheduling.after}, self.is_known)
-        self._registry.order.check_room([wanted.scheduling], self._clock.now_us())
-        task = self.checked(wanted, task_id)
+    async def submit(self, wanted: SubmitRequest, principal: Principal) -> tuple[TaskState, bool]:
+        """The task, and True if it was accepted now; its id may be that of a task that exists, which is then given.
+
+        Raises :class:`Conflict` if the id is taken by what is not the principal's, or is long gone."""
+        principal.require(Verb.SUBMIT, f"{wanted.plugin}.{wanted.action}")
+        task_id = self._id_of(wanted, principal.home)
+        if self.is_known(task_id, principal):
+            return self._registry.task(task_id, principal.tenant), False
+        self._access.submitting(principal)
+        self.check_order({task_id: wanted}, principal)
+        task = self.checked(wanted, task_id, principal.home)
         await self._publish(f"tasks.{task.tier}", task_id, task)
         return self._registry.submitted(task, task.submitted_us // 1000), True
 
-    def is_known(self, task_id: str) -> bool:
-        """Whether there is such a task."""
-        return self._registry.since_ms(task_id) is not None
+    def is_known(self, task_id: str, principal: Principal) -> bool:
+        """Whether the principal's tenant has such a task."""
+        return sees(principal.tenant, self._registry.tenant(task_id))
 
-    def checked(self, wanted: SubmitRequest, task_id: str) -> TaskSubmitted:
-        """The record of a task, unless it could never run."""
+    def check_order(self, wanted: Mapping[str, SubmitRequest], principal: Principal) -> None:
+        """Refuse ``wanted``, by their ids, if they come after each other, or after nothing, or if there are too many."""
+        check_graph(
+            {task_id: each.scheduling.after for task_id, each in wanted.items()},
+            lambda task_id: self.is_known(task_id, principal),
+        )
+        asked = [each.scheduling for each in wanted.values()]
+        self._registry.order.check_room(asked, self._clock.now_us(), principal.home)
+
+    def checked(self, wanted: SubmitRequest, task_id: str, tenant: str) -> TaskSubmitted:
+        """The record of a task of ``tenant``, unless it could never run or its id is taken."""
+        if self._ownership.owner(task_id) is not None:
+            raise Conflict("the id is taken", where="task_id", hint="Choose another one, or leave it out")
         self._registry.check(wanted.plugin, wanted.action, wanted.params)
         now = self._clock.now_us()
         if wanted.scheduling.not_before_us > now + NOT_BEFORE_US_MAX:
@@ -69,13 +89,14 @@ class Submissions:
             submitted_us=now,
             options=msgspec.json.encode(wanted.options),
             scheduling=b"" if wanted.scheduling == NOTHING_ASKED else msgspec.json.encode(wanted.scheduling),
+            tenant=tenant,
         )
 
-    def _id_of(self, wanted: SubmitRequest) -> str:
+    def _id_of(self, wanted: SubmitRequest, tenant: str) -> str:
         if wanted.task_id:
             return check_id(wanted.task_id, "task_id")
         if wanted.idempotency_key:
             # The same key gives the same id through any gateway, and one id runs once: nothing else has to be remembered.
-            secret = msgspec.json.encode([wanted.scheduling.tenant, wanted.idempotency_key])
+            secret = msgspec.json.encode([tenant or wanted.scheduling.tenant, wanted.idempotency_key])
             return f"k{sha256(secret).hexdigest()[:31]}"
         return self._new_task_id()

@@ -55,16 +55,19 @@ class Subscription:
 
     __slots__ = (
         "_position", "began", "encoder", "encoding", "ended", "live", "rate", "recovered", "running", "start", "stream_id",
-        "task", "viewer",
+        "task", "tenant", "viewer",
     )  # fmt: skip
 
-    def __init__(self, stream_id: str, start: Start, viewer: Viewer, encoding: Encoding, rate: int = 0) -> None:
+    def __init__(
+        self, stream_id: str, start: Start, viewer: Viewer, encoding: Encoding, *, rate: int = 0, tenant: str = ""
+    ) -> None:
         self.stream_id = stream_id
         self.start = start
         self.viewer = viewer
         self.encoding = encoding
         self.encoder: Encoder = encoding.open(stream_id)
         self.rate = rate  # chunks a second, at most; 0: as they come
+        self.tenant = tenant  # of whoever reads
         self.ended = False
         self.began = False
         self.recovered = True  # False if a rewind took back something that the viewer had

@@ -7,17 +7,35 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
+from apexstream.client.model import DeadLetter as DeadLetterShown
+from apexstream.client.model import Offer, Task
 from apexstream.core.errors import InvalidRequest
 from apexstream.core.events import ControlVerb, DeadLetter
 from apexstream.core.ids import check_id
 from apexstream.core.options import TaskOptions
 from apexstream.core.task import TaskState, TaskStatus
+from apexstream.gateway.access import Verb, principal_of
 from apexstream.gateway.answers import answer, parse, read_body
 from apexstream.gateway.control import Control
+from apexstream.gateway.openapi import operation
 from apexstream.gateway.parts import Parts
 from apexstream.gateway.submissions import Submissions, SubmitRequest
 
 LISTED_MAX = 1_000
+LIMIT = {"type": "integer", "minimum": 1, "maximum": LISTED_MAX, "default": 50}
+REASON = {"type": "string"}
+
+
+class Listed(msgspec.Struct, frozen=True):
+    """What ``GET /tasks`` answers."""
+
+    tasks: list[Task]
+
+
+class Letters(msgspec.Struct, frozen=True):
+    """What ``GET /dead-letters`` answers."""
+
+    dead_letters: list[DeadLetterShown]
 
 
 class Tasks:
@@ -44,6 +62,7 @@ class Tasks:
             Route("/dead-letters/{task_id}/retry", self.retry, methods=["POST"]),
         ]
 
+    @operation({200: Offer})
     async def actions(self, _: Request) -> Response:
         """``GET /actions``: what can be run."""
         actions = [
@@ -59,45 +78,64 @@ class Tasks:
         runners = len(self._registry.runners(self._clock.now_us()))
         return answer({"actions": actions, "broken_plugins": self._registry.broken_plugins(), "runners": runners})
 
+    @operation({202: Task, 200: Task}, body=SubmitRequest, refusals=(400, 404, 409, 413, 422))
     async def submit(self, request: Request) -> Response:
         """``POST /tasks``: accepted once it is durable. The same ``task_id`` again gives the task that exists."""
-        state, is_new = await self._submissions.submit(parse(await read_body(request), SubmitRequest))
+        principal = principal_of(request)
+        principal.require(Verb.SUBMIT)
+        state, is_new = await self._submissions.submit(parse(await read_body(request), SubmitRequest), principal)
         return _task(state, 202 if is_new else 200)
 
+    @operation({200: Listed}, query={"limit": LIMIT}, refusals=(400,))
     async def tasks(self, request: Request) -> Response:
         """``GET /tasks``: the newest tasks."""
+        principal = principal_of(request)
+        principal.require(Verb.READ)
         limit = request.query_params.get("limit", "50")
         if not limit.isdigit() or not 1 <= int(limit) <= LISTED_MAX:
             raise InvalidRequest(f"{limit!r} is not a number from 1 to {LISTED_MAX}", where="limit")
-        return answer({"tasks": [shown(state) for state in self._registry.recent(int(limit))]})
+        recent = self._registry.recent(int(limit), principal.tenant, lambda name: principal.may(Verb.READ, name))
+        return answer({"tasks": [shown(state) for state in recent]})
 
+    @operation({200: Task}, refusals=(400, 404))
     async def task(self, request: Request) -> Response:
-        """``GET /tasks/{id}``."""
-        return _task(self._registry.task(path_id(request)), 200)
+        """``GET /tasks/{id}``: a task as it stands."""
+        return _task(self._registry.task(*allowed(request, Verb.READ)), 200)
 
+    @operation({202: Task, 200: Task}, query={"reason": REASON}, refusals=(400, 404))
     async def cancel(self, request: Request) -> Response:
         """``DELETE /tasks/{id}``: ask for the task to be cancelled. Its stream ends with the receipt."""
         reason = request.query_params.get("reason", "cancelled by request")
-        state, asked = await self._control.cancel(path_id(request), reason)
+        task_id, tenant = allowed(request, Verb.CONTROL)
+        state, asked = await self._control.cancel(task_id, reason, tenant)
         if not asked:
             return _task(state, 200)
         return answer({**shown(state), "status": TaskStatus.CANCELLING, "reason": reason}, 202)
 
+    @operation({202: Task}, refusals=(400, 404, 409))
     async def pause(self, request: Request) -> Response:
         """``POST /tasks/{id}/pause``: hold a running task at its next yield."""
-        return _task(await self._control.ask(path_id(request), ControlVerb.PAUSE), 202)
+        task_id, tenant = allowed(request, Verb.CONTROL)
+        return _task(await self._control.ask(task_id, ControlVerb.PAUSE, tenant), 202)
 
+    @operation({202: Task}, refusals=(400, 404, 409))
     async def resume(self, request: Request) -> Response:
         """``POST /tasks/{id}/resume``: let a paused task go on."""
-        return _task(await self._control.ask(path_id(request), ControlVerb.RESUME), 202)
+        task_id, tenant = allowed(request, Verb.CONTROL)
+        return _task(await self._control.ask(task_id, ControlVerb.RESUME, tenant), 202)
 
-    async def dead_letters(self, _: Request) -> Response:
+    @operation({200: Letters})
+    async def dead_letters(self, request: Request) -> Response:
         """``GET /dead-letters``: tasks that failed for good, newest first."""
-        return answer({"dead_letters": [_letter(letter) for letter in self._registry.dead_letters()]})
+        principal = principal_of(request)
+        principal.require(Verb.OPERATE)
+        letters = self._registry.dead_letters(principal.tenant)
+        return answer({"dead_letters": [_letter(letter) for letter in letters]})
 
+    @operation({202: Task}, refusals=(400, 404, 422))
     async def retry(self, request: Request) -> Response:
         """``POST /dead-letters/{id}/retry``: submit the same task under a new id, and take the letter out."""
-        letter = self._registry.dead_letter(path_id(request))
+        letter = self._registry.dead_letter(*allowed(request, Verb.OPERATE))
         wanted = SubmitRequest(
             plugin=letter.plugin,
             action=letter.action,
@@ -105,7 +143,7 @@ class Tasks:
             tier=letter.tier,
             options=msgspec.json.decode(letter.options or b"{}", type=TaskOptions),
         )
-        state, _ = await self._submissions.submit(wanted)
+        state, _ = await self._submissions.submit(wanted, principal_of(request))
         await self._publish("dead-letters", letter.task_id, None)
         return _task(state, 202)
 
@@ -113,6 +151,13 @@ class Tasks:
 def path_id(request: Request) -> str:
     """The task that a path names."""
     return check_id(str(request.path_params["task_id"]), "task_id")
+
+
+def allowed(request: Request, verb: Verb) -> tuple[str, str]:
+    """The task that a path names, and the tenant of whoever may do this to it. Raises :class:`Forbidden`."""
+    task_id, principal = path_id(request), principal_of(request)
+    principal.require(verb, task_id)
+    return task_id, principal.tenant
 
 
 def shown(state: TaskState) -> dict[str, Any]:

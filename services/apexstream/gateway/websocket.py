@@ -1,6 +1,7 @@
 """The WebSocket protocol of ``schemas/gateway/PROTOCOL.md``: one socket, its commands in, its streams out."""
 
 import asyncio
+import math
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -8,11 +9,12 @@ import msgspec
 from starlette.routing import BaseRoute, WebSocketRoute
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from apexstream.core.errors import ApexError, InvalidRequest
+from apexstream.core.errors import ApexError, Forbidden, InvalidRequest, LimitReached, Unauthenticated
 from apexstream.core.events import ControlVerb
 from apexstream.core.fold import UNTOLD
 from apexstream.core.task import TaskState
 from apexstream.gateway import commands, messages
+from apexstream.gateway.access import Principal, Verb, pass_of
 from apexstream.gateway.closing import Close
 from apexstream.gateway.control import Control
 from apexstream.gateway.cursors import Position
@@ -47,6 +49,7 @@ class WebSockets:
         meters.VIEWERS.of("websocket").value += 1
         with self._parts.hub.draining(lambda: session.close(Close.DRAINING, "this gateway stops")):
             try:
+                session.introduce()
                 await session.listen()
             finally:
                 meters.VIEWERS.of("websocket").value -= 1
@@ -61,11 +64,16 @@ class _Session:
         self._parts = parts
         self._hub = parts.hub
         self._control = control
+        self._pass = pass_of(websocket)
         self._socket: FrameSocket = websocket.scope["extensions"][EXTENSION]
         self._socket.on_stalled = lambda: self.close(Close.SLOW, "read nothing for 5 s", grace_s=0.0)
         self._subscriptions: dict[str, Subscription] = {}
         self._asked: dict[Subscription, messages.Id] = {}  # ids of commands that are answered when it begins
         self._watched: set[str] = set()
+
+    def introduce(self) -> None:
+        """From now on the client has to say who it is, and again before that expires."""
+        self._pass.watch(lambda in_s: self._say(messages.Expiring(in_s=in_s)), self.close)
 
     async def listen(self) -> None:
         """Follow commands until the socket is closed."""
@@ -81,16 +89,20 @@ class _Session:
     async def _take(self, text: str | bytes) -> None:
         command: commands.Command | None = None
         try:
+            self._pass.spoke(asyncio.get_running_loop().time())
             command = commands.read_command(text)
-            follow = _FOLLOW.get(type(command))
-            if follow is None:
-                raise InvalidRequest("nobody needs to authenticate here", where="message")
-            waiting = follow(self, command)
+            if not isinstance(command, commands.Authenticate):
+                _ = self._pass.principal  # whatever it wants, nobody gets anything here
+            waiting = _FOLLOW[type(command)](self, command)
             if waiting is not None:
                 await waiting
         except ApexError as problem:
             stream_id = getattr(command, "stream_id", "")
             self._say(messages.refused(problem, command_id=getattr(command, "id", None), stream_id=stream_id))
+            if isinstance(problem, LimitReached):
+                self.close(Close.LIMIT, problem.what)
+            elif isinstance(problem, Unauthenticated) and not self._pass.introduced:
+                self.close(Close.UNAUTHENTICATED, problem.what)
 
     def leave(self) -> None:
         """The socket is closed: get nothing more."""
@@ -148,21 +160,42 @@ class _Session:
 
     # Commands.
 
-    def _permit(self, verb: str, name: str) -> None:
-        """The one place that decides whether this client may do that: raises an :class:`ApexError` if not."""
+    def _permit(self, verb: Verb, name: str) -> str:
+        """The one place that decides whether this client may do that: raises :class:`Forbidden` if not. The client's tenant,
+        which decides what there is for it."""
+        principal = self._pass.principal
+        principal.require(verb, name)
+        return principal.tenant
+
+    async def _authenticate(self, command: commands.Authenticate) -> None:
+        principal = await self._pass.authenticate(token=command.token, ticket=command.ticket)
+        expires = None if math.isinf(principal.expires) else int(principal.expires)
+        self._say(
+            messages.Authenticated(id=command.id, subject=principal.subject, tenant=principal.home, expires=expires)
+        )
+        self._review(principal)
+
+    def _review(self, principal: Principal) -> None:
+        """A renewed token may allow less."""
+        problem = Forbidden("the new token does not allow this", where="scope")
+        for stream_id in [name for name in self._subscriptions if not principal.may(Verb.READ, name)]:
+            self._drop(stream_id)
+            self._say(messages.refused(problem, stream_id=stream_id))
+        for task_id in [name for name in self._watched if not principal.may(Verb.READ, name)]:
+            self._forget(task_id)
 
     def _subscribe(self, command: commands.Subscribe) -> None:
-        self._permit("read", command.stream_id)
+        tenant = self._permit(Verb.READ, command.stream_id)
         start = self._start(command)
         self._drop(command.stream_id)
         if len(self._subscriptions) >= SUBSCRIPTIONS_MAX:
             raise InvalidRequest(f"more than {SUBSCRIPTIONS_MAX} streams on one socket", hint="Open another socket")
         encoding = JsonFrames(self._parts.cursors if command.cursors else None, command.batches)
-        subscription = self._hub.subscribe(command.stream_id, start, self, encoding, rate=command.rate)
+        subscription = self._hub.subscribe(command.stream_id, start, self, encoding, rate=command.rate, tenant=tenant)
         self._subscriptions[command.stream_id] = subscription
         if command.id is not None:
             self._asked[subscription] = command.id
-            if not self._hub.exists(command.stream_id):
+            if not self._hub.exists(command.stream_id, tenant):
                 self._say(messages.Waiting(id=command.id, stream_id=command.stream_id))
 
     def _start(self, command: commands.Subscribe) -> Start:
@@ -207,10 +240,10 @@ class _Session:
         return subscription
 
     def _watch(self, command: commands.Watch) -> None:
-        self._permit("read", command.task_id)
+        tenant = self._permit(Verb.READ, command.task_id)
         if len(self._watched) >= WATCHED_MAX:
             raise InvalidRequest(f"more than {WATCHED_MAX} tasks on one socket", hint="Open another socket")
-        state = self._parts.registry.task(command.task_id)
+        state = self._parts.registry.task(command.task_id, tenant)
         if command.task_id not in self._watched:
             self._watched.add(command.task_id)
             self._parts.registry.watch(command.task_id, self._show_task)
@@ -218,24 +251,27 @@ class _Session:
         self._show_task(state)
 
     def _unwatch(self, command: commands.Unwatch) -> None:
-        if command.task_id in self._watched:
-            self._watched.discard(command.task_id)
-            self._parts.registry.unwatch(command.task_id, self._show_task)
+        self._forget(command.task_id)
         self._done(command.id)
 
+    def _forget(self, task_id: str) -> None:
+        if task_id in self._watched:
+            self._watched.discard(task_id)
+            self._parts.registry.unwatch(task_id, self._show_task)
+
     async def _cancel(self, command: commands.Cancel) -> None:
-        self._permit("control", command.task_id)
-        await self._control.cancel(command.task_id, command.reason)
+        tenant = self._permit(Verb.CONTROL, command.task_id)
+        await self._control.cancel(command.task_id, command.reason, tenant)
         self._done(command.id)
 
     async def _pause(self, command: commands.Pause) -> None:
-        self._permit("control", command.task_id)
-        await self._control.ask(command.task_id, ControlVerb.PAUSE)
+        tenant = self._permit(Verb.CONTROL, command.task_id)
+        await self._control.ask(command.task_id, ControlVerb.PAUSE, tenant)
         self._done(command.id)
 
     async def _resume(self, command: commands.Resume) -> None:
-        self._permit("control", command.task_id)
-        await self._control.ask(command.task_id, ControlVerb.RESUME)
+        tenant = self._permit(Verb.CONTROL, command.task_id)
+        await self._control.ask(command.task_id, ControlVerb.RESUME, tenant)
         self._done(command.id)
 
     def _ping(self, command: commands.Ping) -> None:
@@ -274,5 +310,6 @@ _FOLLOW: dict[type, Callable[[_Session, Any], Awaitable[None] | None]] = {
     commands.Cancel: _Session._cancel,  # noqa: SLF001
     commands.Pause: _Session._pause,  # noqa: SLF001
     commands.Resume: _Session._resume,  # noqa: SLF001
+    commands.Authenticate: _Session._authenticate,  # noqa: SLF001
     commands.Ping: _Session._ping,  # noqa: SLF001
 }

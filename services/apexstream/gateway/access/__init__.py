@@ -16,14 +16,11 @@ What a protocol does about it, and no more:
 settings, :mod:`issue` makes keys and tokens for development. ``docs/security.md`` is for users.
 """
 
-from apexstream.gateway.access.answers import refusal
 from apexstream.gateway.access.gate import Access, Guard, pass_of, principal_of
-from apexstream.gateway.access.passes import CLOSE_LIMIT, CLOSE_UNAUTHENTICATED, Pass
+from apexstream.gateway.access.passes import Pass
 from apexstream.gateway.access.principal import OPEN, Principal, Verb
 
 __all__ = [
-    "CLOSE_LIMIT",
-    "CLOSE_UNAUTHENTICATED",
     "OPEN",
     "Access",
     "Guard",
@@ -32,5 +29,4 @@ __all__ = [
     "Verb",
     "pass_of",
     "principal_of",
-    "refusal",
 ]

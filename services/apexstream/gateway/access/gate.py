@@ -16,12 +16,12 @@ from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from apexstream.core.errors import ApexError, LimitReached, Unauthenticated
-from apexstream.gateway.access.answers import refusal
 from apexstream.gateway.access.limits import Admission, Connections, UserBuckets
 from apexstream.gateway.access.origins import Origins
 from apexstream.gateway.access.passes import GRACE_S, Pass
 from apexstream.gateway.access.principal import OPEN, Principal
 from apexstream.gateway.access.tickets import Tickets
+from apexstream.gateway.answers import refusal
 from apexstream.runtime.clock import Clock
 
 _PRINCIPAL: Final = "apexstream.principal"
@@ -158,7 +158,9 @@ class Guard:
         if self._public(scope["path"]):
             await self._app(scope, receive, send)
             return
-        principal = await self._access.principal(headers, connection.query_params.get("ticket", ""))
+        # A ticket comes with a GET only: one must not make another.
+        ticket = connection.query_params.get("ticket", "") if scope["method"] == "GET" else ""
+        principal = await self._access.principal(headers, ticket)
         if principal is None:
             raise Unauthenticated("this needs a token", where="authorization", hint="Send Authorization: Bearer TOKEN")
         scope[_PRINCIPAL] = principal

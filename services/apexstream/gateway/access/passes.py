@@ -9,23 +9,20 @@ import math
 from collections.abc import Awaitable, Callable
 from typing import Final
 
-import msgspec
-
 from apexstream.core.errors import Forbidden, LimitReached, Unauthenticated
 from apexstream.gateway.access.limits import Bucket
 from apexstream.gateway.access.principal import Principal
+from apexstream.gateway.closing import Close
 
 STALE_S: Final = 10.0
 EXPIRING_S: Final = 60.0
 GRACE_S: Final = 25.0
 MESSAGES_PER_S: Final = 50.0
 MESSAGES_BURST: Final = 1_200.0  # a client that comes back subscribes to all of its streams at once
-CLOSE_UNAUTHENTICATED: Final = 4401  # authenticate, then connect again
-CLOSE_LIMIT: Final = 4429  # connect again later
 
-Tell = Callable[[bytes], None]
-"""Sends a JSON message to the client."""
-Close = Callable[[int, str], None]
+Warn = Callable[[float], None]
+"""Tells the client in how many seconds its token expires."""
+End = Callable[[Close, str], None]
 """Closes the socket with a code and a reason."""
 Prove = Callable[[str, str], Awaitable[Principal]]
 """Gives whose token (first) or ticket (second, if there is no token) it is; raises :class:`Unauthenticated`."""
@@ -34,7 +31,7 @@ Prove = Callable[[str, str], Awaitable[Principal]]
 class Pass:
     """``entered`` and ``left`` are called with the principal that the socket turns out to be, and when that ends."""
 
-    __slots__ = ("_close", "_entered", "_messages", "_now_s", "_principal", "_prove", "_tell", "_timer")
+    __slots__ = ("_end", "_entered", "_messages", "_now_s", "_principal", "_prove", "_timer", "_warn")
 
     def __init__(
         self,
@@ -50,8 +47,8 @@ class Pass:
         self._now_s = now_s
         self._messages = Bucket(MESSAGES_PER_S, MESSAGES_BURST)
         self._timer: asyncio.TimerHandle | None = None
-        self._tell: Tell = lambda _: None
-        self._close: Close = lambda _, __: None
+        self._warn: Warn = lambda _: None
+        self._end: End = lambda _, __: None
 
     @property
     def principal(self) -> Principal:
@@ -64,11 +61,16 @@ class Pass:
             )
         return self._principal
 
-    def watch(self, tell: Tell, close: Close) -> None:
+    @property
+    def introduced(self) -> bool:
+        """True once it is known who it is."""
+        return self._principal is not None
+
+    def watch(self, warn: Warn, end: End) -> None:
         """The socket is open: from now on warn and close it when its time has come."""
-        self._tell, self._close = tell, close
+        self._warn, self._end = warn, end
         if self._principal is None:
-            self._after(STALE_S, self._close, CLOSE_UNAUTHENTICATED, f"no token within {STALE_S:g} s")
+            self._after(STALE_S, self._end, Close.UNAUTHENTICATED, f"no token within {STALE_S:g} s")
         else:
             self._watch_expiry(self._principal)
 
@@ -96,7 +98,6 @@ class Pass:
             raise Forbidden("the token is another user's", where="token", hint="Open another socket for another user")
         self._principal = principal
         self._watch_expiry(principal)
-        self._tell(_told(principal))
         return principal
 
     def end(self) -> None:
@@ -109,18 +110,12 @@ class Pass:
             self._timer.cancel()
             self._timer = None
         if not math.isinf(principal.expires):
-            self._after(max(0.0, principal.expires - EXPIRING_S - self._now_s()), self._warn, principal.expires)
+            self._after(max(0.0, principal.expires - EXPIRING_S - self._now_s()), self._expiring, principal.expires)
 
-    def _warn(self, expires: float) -> None:
+    def _expiring(self, expires: float) -> None:
         in_s = round(max(0.0, expires - self._now_s()), 1)
-        self._tell(msgspec.json.encode({"type": "expiring", "in_s": in_s}))
-        self._after(in_s + GRACE_S, self._close, CLOSE_UNAUTHENTICATED, "the token has expired: authenticate again")
+        self._warn(in_s)
+        self._after(in_s + GRACE_S, self._end, Close.UNAUTHENTICATED, "the token has expired: authenticate again")
 
     def _after(self, delay_s: float, act: Callable[..., None], *arguments: object) -> None:
         self._timer = asyncio.get_running_loop().call_later(delay_s, act, *arguments)
-
-
-def _told(principal: Principal) -> bytes:
-    message = {"type": "authenticated", "subject": principal.subject, "tenant": principal.home}
-    expires = {} if math.isinf(principal.expires) else {"expires": int(principal.expires)}
-    return msgspec.json.encode({**message, **expires})

@@ -27,6 +27,11 @@ class Verb(StrEnum):
     OPERATE = "operate"  # dead letters, the queue
 
 
+def sees(tenant: str, owner: str | None) -> bool:
+    """True if what belongs to ``owner`` (None: to nobody that is known) is also there for ``tenant``."""
+    return owner is not None and tenant in {ANY_TENANT, owner}
+
+
 @dataclass(frozen=True, slots=True)
 class Scope:
     """One verb on all names that fit ``pattern``."""
@@ -81,10 +86,6 @@ class Principal:
             raise Forbidden(
                 f"{self.subject} may not {verb} this", where="scope", hint=f"The token needs the scope {wanted}"
             )
-
-    def owns(self, tenant: str | None) -> bool:
-        """True if what belongs to ``tenant`` (None: to nobody that is known) is this principal's too."""
-        return tenant is not None and self.tenant in {ANY_TENANT, tenant}
 
     @property
     def home(self) -> str:

@@ -2,8 +2,12 @@
 import "./app/app.ts";
 import { Connection, browserPorts } from "./wire/connection.ts";
 import { Gateway } from "./wire/gateway.ts";
+import { Token } from "./wire/token.ts";
 
-const gateway = new Gateway(location.href);
+const token = new Token(sessionStorage);
+if (token.take(location.hash)) history.replaceState(null, "", "#/"); // not to be seen, copied or kept in the history
+const gateway = new Gateway(location.href, () => token.value);
 const app = document.createElement("apex-app");
-Object.assign(app, { gateway, connection: new Connection(gateway.streamUrl, browserPorts) });
+const connection = new Connection(gateway.streamUrl, browserPorts, () => token.value);
+Object.assign(app, { gateway, connection, token });
 document.body.prepend(app);

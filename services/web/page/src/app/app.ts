@@ -9,6 +9,7 @@ import { controls, notes } from "../styles/shared.ts";
 import type { Connection } from "../wire/connection.ts";
 import type { Action, Catalogue, Gateway, Task } from "../wire/gateway.ts";
 import type { ErrorInfo } from "../wire/reading.ts";
+import type { Token } from "../wire/token.ts";
 import "./actions.ts";
 import { appStyles } from "./app.styles.ts";
 import { infoOf, refusal } from "./refusal.ts";
@@ -16,6 +17,7 @@ import { Repeater } from "./repeater.ts";
 import { actionHash, routeOf, streamHash } from "./routes.ts";
 import type { Route } from "./routes.ts";
 import "./tasks.ts";
+import "./token-form.ts";
 import { counted } from "./words.ts";
 
 const TASKS_SHOWN = 20;
@@ -34,6 +36,7 @@ const NOWHERE = "This address is not one of this page. Choose an action, or open
 export class ApexApp extends LitElement {
   @property({ attribute: false }) gateway!: Gateway;
   @property({ attribute: false }) connection!: Connection;
+  @property({ attribute: false }) token!: Token;
 
   @state() private route: Route = { view: "start" };
   @state() private hash = "";
@@ -133,6 +136,9 @@ export class ApexApp extends LitElement {
         <span class="muted">${this.runners()}</span>
       </header>
       ${this.unreachable ? html`<div class="outage">${refusal(this.unreachable)}</div>` : nothing}
+      ${this.unreachable?.code === "unauthenticated"
+        ? html`<apex-token-form .token=${this.token} @apex-token=${this.online}></apex-token-form>`
+        : nothing}
       <div class="body" data-view=${this.route.view}>
         <nav aria-label="Actions and tasks">
           <h2>Actions</h2>
@@ -149,6 +155,7 @@ export class ApexApp extends LitElement {
   }
 
   private runners(): string {
+    if (this.unreachable?.code === "unauthenticated") return "the gateway wants a token";
     if (this.unreachable !== null) return "gateway not reachable";
     if (this.catalogue === null) return "";
     const { runners } = this.catalogue;

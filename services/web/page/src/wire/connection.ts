@@ -2,7 +2,7 @@
  *
  * Socket, timers and randomness are handed in; `browserPorts` has the real ones. */
 import { backoffMs } from "./backoff.ts";
-import { PING_FRAME, parseFrame, subscribeFrame, unsubscribeFrame } from "./frames.ts";
+import { PING_FRAME, authenticateFrame, parseFrame, subscribeFrame, unsubscribeFrame } from "./frames.ts";
 import type { StreamEvent } from "./frames.ts";
 import { Position } from "./position.ts";
 import type { ErrorInfo } from "./reading.ts";
@@ -39,6 +39,7 @@ export interface Ports {
 
 const WATCH_MS = 15_000; // silence for this long is answered with a ping, for twice this long with a new connection
 const GAPS_MAX = 3; // in a row, at one seq, before the stream counts as damaged
+const WANTS_TOKEN_CODE = 4401; // no token, or one that is not valid any more: another one can help, trying again cannot
 const TERMINAL_CODES = { first: 4500, last: 4999 } as const; // closed for good: reconnecting cannot help
 
 interface Follow {
@@ -50,6 +51,7 @@ interface Follow {
 export class Connection {
   readonly #url: string;
   readonly #ports: Ports;
+  readonly #token: () => string;
   readonly #follows = new Map<string, Follow>();
   #socket: Socket | null = null;
   #link: Link = { state: "connecting" };
@@ -58,9 +60,10 @@ export class Connection {
   #pinged = false;
   #cancelTimer: () => void = () => {};
 
-  constructor(url: string, ports: Ports) {
+  constructor(url: string, ports: Ports, token: () => string = () => "") {
     this.#url = url;
     this.#ports = ports;
+    this.#token = token;
   }
 
   /** Follow a stream from its start, replacing an earlier follower of it. The result stops following. */
@@ -100,6 +103,8 @@ export class Connection {
   }
 
   #opened(socket: Socket): void {
+    const token = this.#token();
+    if (token) socket.send(authenticateFrame(token));
     this.#tell({ state: "live" });
     for (const [streamId, { position }] of this.#follows) {
       if (!position.ended) socket.send(subscribeFrame(streamId, position.next));
@@ -154,7 +159,7 @@ export class Connection {
   #closed(code: number, reason: string): void {
     this.#cancelTimer();
     this.#socket = null;
-    if (code >= TERMINAL_CODES.first && code <= TERMINAL_CODES.last) {
+    if (code === WANTS_TOKEN_CODE || (code >= TERMINAL_CODES.first && code <= TERMINAL_CODES.last)) {
       return this.#tell({ state: "refused", reason: reason || `The gateway closed the connection (${code})` });
     }
     if (![...this.#follows.values()].some(({ position }) => !position.ended)) {

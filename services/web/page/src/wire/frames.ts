@@ -44,6 +44,10 @@ export function ends(event: StreamEvent): event is End {
   return event.kind === "complete" || event.kind === "error" || event.kind === "cancelled";
 }
 
+export function authenticateFrame(token: string): string {
+  return JSON.stringify({ type: "authenticate", token });
+}
+
 export function subscribeFrame(streamId: string, fromSeq: number): string {
   return JSON.stringify({ type: "subscribe", stream_id: streamId, from_seq: fromSeq });
 }

@@ -57,10 +57,12 @@ const ANSWER_MS = 15_000;
 
 export class Gateway {
   readonly #base: URL;
+  readonly #token: () => string;
 
-  /** `base` is the address of the page itself; the interface is beside it. */
-  constructor(base: string) {
+  /** `base` is the address of the page itself; the interface is beside it. `token` is shown if there is one. */
+  constructor(base: string, token: () => string = () => "") {
     this.#base = new URL(".", base);
+    this.#token = token;
   }
 
   get streamUrl(): string {
@@ -104,9 +106,12 @@ export class Gateway {
   }
 
   async #fetch(method: string, path: string, body?: object): Promise<Response> {
-    const request: RequestInit = { method, cache: "no-store", signal: AbortSignal.timeout(ANSWER_MS) };
+    const headers: Record<string, string> = {};
+    const request: RequestInit = { method, headers, cache: "no-store", signal: AbortSignal.timeout(ANSWER_MS) };
+    const token = this.#token();
+    if (token) headers.authorization = `Bearer ${token}`;
     if (body !== undefined) {
-      request.headers = { "content-type": "application/json" };
+      headers["content-type"] = "application/json";
       request.body = JSON.stringify(body);
     }
     try {
