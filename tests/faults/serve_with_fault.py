@@ -37,12 +37,12 @@ def _mutated(name: str) -> None:
 def _group_setting(**settings: int) -> None:
     import apexstream.log.group
 
-    make = apexstream.log.group.AIOKafkaConsumer
+    make = apexstream.log.group.group_consumer
 
     def consumer(*args: Any, **named: Any) -> Any:
         return make(*args, **{**named, **settings})
 
-    apexstream.log.group.AIOKafkaConsumer = consumer
+    apexstream.log.group.group_consumer = consumer
 
 
 def _poll(milliseconds: str) -> None:

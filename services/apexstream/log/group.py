@@ -6,13 +6,14 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from functools import partial
 
 import structlog
-from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, OffsetAndMetadata
+from aiokafka import ConsumerRebalanceListener, OffsetAndMetadata
 from aiokafka.coordinator.assignors.sticky.sticky_assignor import StickyPartitionAssignor
 from aiokafka.errors import CommitFailedError, IllegalStateError, KafkaError
 from aiokafka.structs import TopicPartition
 
 from apexstream.core.errors import Unavailable
 from apexstream.log.connection import Cluster, Connection
+from apexstream.log.consumer import group_consumer
 from apexstream.log.fetcher import Partition, Record
 from apexstream.log.lag import assigned_lag
 from apexstream.log.writer import unreachable
@@ -64,7 +65,7 @@ class GroupReader(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka 
         self._took = meters.LOG_REQUEST.of("commit")
         self._rebalances = meters.GROUP_REBALANCES.of(group)
         self._forget: list[Callable[[], None]] = []
-        self._consumer = AIOKafkaConsumer(
+        self._consumer = group_consumer(
             **self._to.options,
             client_id=client_id,
             group_id=group,

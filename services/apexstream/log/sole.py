@@ -9,12 +9,13 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 
-from aiokafka import AIOKafkaConsumer, OffsetAndMetadata
+from aiokafka import OffsetAndMetadata
 from aiokafka.errors import KafkaError
 from aiokafka.structs import TopicPartition
 
 from apexstream.core.errors import Unavailable
 from apexstream.log.connection import Cluster, Connection
+from apexstream.log.consumer import group_consumer
 from apexstream.log.fetcher import Partition, Record
 from apexstream.log.lag import assigned_lag
 from apexstream.log.writer import unreachable
@@ -33,7 +34,7 @@ class SoleReader:
         self._group = group
         self._polled_at = time.monotonic()
         self._forget: list[Callable[[], None]] = []
-        self._consumer = AIOKafkaConsumer(
+        self._consumer = group_consumer(
             **self._to.options,
             client_id=client_id,
             group_id=group,
