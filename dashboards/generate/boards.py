@@ -301,6 +301,12 @@ DISPATCHER = Board(
                     ),
                 ),
                 Panel(
+                    title="Held by runners",
+                    meaning="Chunks that wait for Kafka, over all streams of a runner; at its limit, actions wait.",
+                    unit="bytes",
+                    queries=(Query(total(m.RUNNER_BUFFERED, "instance"), "{{instance}}"),),
+                ),
+                Panel(
                     title="Active dispatcher",
                     meaning="One has 1, standbys 0; more than one for long would be a fault.",
                     queries=(Query(total(m.DISPATCHER_ACTIVE, "instance"), "{{instance}}"),),
