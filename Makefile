@@ -56,6 +56,10 @@ test-page: $(VENV)/dev.stamp page ## The page in headless Chromium (chromium and
 test-monitoring: $(VENV)/dev.stamp ## Dashboards and alerts against a real Prometheus (prometheus and promtool on PATH)
 	$(BIN)/pytest -m monitoring tests/monitoring $(ARGS)
 
+.PHONY: conformance
+conformance: $(VENV)/dev.stamp ## The suite of the Durable Streams protocol against a running gateway (ARGS=--short)
+	$(BIN)/python -m tests.conformance $(ARGS)
+
 .PHONY: faults
 faults: $(VENV)/dev.stamp ## Kill real processes: the named cases, then 200 kills in at most 30 minutes (ARGS)
 	$(BIN)/pytest -m faults tests/faults

@@ -14,10 +14,11 @@ from starlette.routing import BaseRoute, Mount, Route
 
 from apexstream import __version__
 from apexstream.core.errors import ApexError
-from apexstream.gateway.access import Access, Guard
+from apexstream.gateway.access import Access, Guard, principal_of
 from apexstream.gateway.access.routes import ticket_routes
 from apexstream.gateway.answers import answer, fail, refuse, refuse_http
 from apexstream.gateway.control import Control
+from apexstream.gateway.durable.assembly import Durable
 from apexstream.gateway.measures import CountRequests
 from apexstream.gateway.openapi import document, operation
 from apexstream.gateway.parts import Parts
@@ -38,7 +39,7 @@ class Health(msgspec.Struct, frozen=True):
     status: str
 
 
-def make_app(parts: Parts, page: Path | None) -> Starlette:
+def make_app(parts: Parts, durable: Durable, page: Path | None) -> Starlette:
     """All routes; ``page`` is the folder of the built page."""
     control, submissions = Control(parts), Submissions(parts)
     routes: list[BaseRoute] = [
@@ -47,6 +48,7 @@ def make_app(parts: Parts, page: Path | None) -> Starlette:
         *Streams(control).routes(),
         *ticket_routes(parts.access),
         *WebSockets(parts, control).routes(),
+        *durable.routes(principal_of, parts.ownership.check),
         *_health(parts),
     ]
     routes.append(_openapi(routes))

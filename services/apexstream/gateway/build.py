@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import errno
 import os
+import random
 import socket
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -20,6 +21,7 @@ from apexstream.gateway.access.build import make_access
 from apexstream.gateway.app import make_app
 from apexstream.gateway.commands import COMMAND_BYTES_MAX
 from apexstream.gateway.cursors import Cursors, shared_key
+from apexstream.gateway.durable.assembly import Durable, Hands, Known
 from apexstream.gateway.hub import Hub
 from apexstream.gateway.ownership import Ownership
 from apexstream.gateway.parts import Parts
@@ -31,8 +33,10 @@ from apexstream.log.cipher import local_keys
 from apexstream.log.connection import connection
 from apexstream.log.fetcher import LogReader, Partition
 from apexstream.log.index import StreamIndex
+from apexstream.log.outside import OutsideChunks
+from apexstream.log.paths import PathIndex, Paths
 from apexstream.log.segments import SegmentReader
-from apexstream.log.tails import Tails
+from apexstream.log.tails import Relays, Tails
 from apexstream.log.view import View
 from apexstream.log.writer import Writer
 from apexstream.runtime.clock import SystemClock
@@ -54,7 +58,7 @@ async def serve(settings: Settings, *, ready: Callable[[str], None], stop: async
     name, keys = settings.instance_name("gateway"), local_keys(settings)
     topics = {
         topic: settings.topic(topic)
-        for topic in (*(f"tasks.{tier}" for tier in Tier), "control", "task-events", "chunks", "dead-letters")
+        for topic in (*(f"tasks.{tier}" for tier in Tier), "control", "task-events", "chunks", "dead-letters", "paths")
     }
     async with (
         Writer(kafka, client_id=name, timeout_s=settings.append_timeout_s) as writer,
@@ -68,6 +72,13 @@ async def serve(settings: Settings, *, ready: Callable[[str], None], stop: async
             codec,
             lambda stream_id: hub.gone(stream_id),  # noqa: PLW0108 - the hub is made below
         ) as index,
+        LogReader(kafka, client_id=f"{name}-paths") as path_reads,
+        PathIndex(
+            path_reads,
+            settings.topic("paths"),
+            codec,
+            lambda state: hub.known(state.stream_id),  # the hub is made below
+        ) as path_index,
     ):
         await scans.partitions(settings.topic("segments"))
         await writer.prepare(*topics.values())
@@ -78,16 +89,21 @@ async def serve(settings: Settings, *, ready: Callable[[str], None], stop: async
             lambda task_id: hub.known(task_id),  # noqa: PLW0108 - the hub is made below
             tenant_waiting_max=settings.tenant_waiting_max,
         )
-        ownership = Ownership(registry.tenant, index.get)
+
+        known = Known(registry, path_index)
+        ownership = Ownership(known.tenant, index.get)
+        relays = Relays()
+        watched = Tails(tails, relays)
+        segments = SegmentReader(scans, settings.topic("segments"), codec)
         hub = Hub(
-            lambda on_records: Tails(tails, on_records),
+            lambda on_records: relays.joined(on_records, watched),
             scans,
             codec,
             partition_of=lambda stream_id: _partition(writer, topics["chunks"], stream_id),
-            since_ms=registry.since_ms,
+            since_ms=known.since_ms,
             owner=ownership.owner,
             index=index,
-            replays=Replays(SegmentReader(scans, settings.topic("segments"), codec), keys),
+            replays=Replays(segments, keys),
             keys=keys,
             now_us=clock.now_us,
             action_of=registry.action_of,
@@ -107,26 +123,66 @@ async def serve(settings: Settings, *, ready: Callable[[str], None], stop: async
             return await writer.append(topics[topic], key.encode(), None if event is None else codec.encode(event))
 
         def is_ready() -> str:
-            caught_up = view.caught_up.is_set() and index.caught_up.is_set()
-            return writer.trouble() or ("" if caught_up else "still reading what happened before")
+            caught_up = (view.caught_up, index.caught_up, path_index.caught_up)
+            behind = "" if all(each.is_set() for each in caught_up) else "still reading what happened before"
+            return writer.trouble() or behind
 
+        cursors = Cursors(secret, await scans.topic_id(topics["chunks"]))
+
+        def new_identifier() -> str:
+            return new_id(clock.now_us() // 1000, os.urandom(10))
+
+        durable = Durable(
+            Hands(
+                log=OutsideChunks(
+                    topics["chunks"],
+                    codec,
+                    reader=scans,
+                    writer=writer,
+                    index=index,
+                    segments=segments,
+                    writer_id=f"{name}.{os.urandom(4).hex()}",
+                    now_us=clock.now_us,
+                ),
+                tails=watched,
+                hub=hub,
+                paths=Paths(
+                    path_index,
+                    codec,
+                    lambda key, value: writer.append(topics["paths"], key, value),
+                    new_identifier,
+                ),
+                index=index,
+                cursors=cursors,
+                codec=codec,
+                keys=keys,
+                publish=publish,
+                clock=clock,
+                new_id=new_identifier,
+                random=random.random,
+                append_timeout_s=settings.append_timeout_s,
+                long_poll_s=settings.long_poll_s,
+            )
+        )
+        relays.joined(durable.writers.on_records, watched)  # after the hub: who has appended can read it at once
         parts = Parts(
             registry=registry,
             ownership=ownership,
             access=access,
             hub=hub,
-            cursors=Cursors(secret, await scans.topic_id(topics["chunks"])),
+            cursors=cursors,
             publish=publish,
             clock=clock,
-            new_task_id=lambda: new_id(clock.now_us() // 1000, os.urandom(10)),
+            new_task_id=new_identifier,
             name=name,
             is_ready=is_ready,
         )
-        server = _Server(_config(make_app(parts, page_folder()), settings))
+        server = _Server(_config(make_app(parts, durable, page_folder()), settings))
 
         async def web() -> None:
             await view.caught_up.wait()
             await index.caught_up.wait()
+            await path_index.caught_up.wait()
             serving = asyncio.create_task(server.serve(sockets=[listener]), name="uvicorn")
             try:
                 await server.listening.wait()
@@ -137,7 +193,7 @@ async def serve(settings: Settings, *, ready: Callable[[str], None], stop: async
                 server.should_exit = True
                 await serving
 
-        await run_until(stop, view.run(), index.run(), hub.run(), web())
+        await run_until(stop, view.run(), index.run(), hub.run(), *durable.loops(), web())
 
 
 def listen(host: str, port: int) -> socket.socket:

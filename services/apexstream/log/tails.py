@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from aiokafka.errors import KafkaError, LeaderNotAvailableError
 
-from apexstream.log.fetcher import Fetched, LogReader, OnRecords, Partition
+from apexstream.log.fetcher import Fetched, LogReader, OnRecords, Partition, Record
 from apexstream.runtime import meters
 
 PIPELINED_BYTES = 64 * 1024  # a fetch that brought more has the next one sent before it is decoded
@@ -113,6 +113,22 @@ class Tails:
     def _ended(self, task: asyncio.Task[None]) -> None:
         if not task.cancelled() and (problem := task.exception()) is not None and not self._failed.done():
             self._failed.set_exception(problem)
+
+
+class Relays:
+    """Hands what tails bring to several, always in the order in which they joined."""
+
+    def __init__(self) -> None:
+        self._relays: list[OnRecords] = []
+
+    def __call__(self, partition: Partition, records: list[Record]) -> None:
+        for relay in self._relays:
+            relay(partition, records)
+
+    def joined(self, on_records: OnRecords, tails: Tails) -> Tails:
+        """``tails``, which also ``on_records`` is given from now on."""
+        self._relays.append(on_records)
+        return tails
 
 
 MakeTails = Callable[[OnRecords], Tails]

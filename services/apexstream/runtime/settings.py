@@ -224,6 +224,10 @@ class Settings(BaseSettings):
     archiver_memory_mb: Annotated[
         int, Field(ge=1, le=65_536, description="Unsealed chunks that an archiver holds before it seals early, MiB.")
     ] = 64
+    long_poll_s: Annotated[
+        float,
+        Field(gt=0, le=300, description="How long a long poll at /ds waits for something new before it answers 204."),
+    ] = 20.0
     log_level: Annotated[
         Literal["debug", "info", "warning", "error"], Field(description="Least severe log that is shown.")
     ] = "info"
