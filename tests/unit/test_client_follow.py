@@ -34,14 +34,16 @@ class Gateway:
     """Answers the n-th connection with the n-th script: messages, then an end of the connection."""
 
     scripts: Sequence[Callable[[ServerConnection, int], Any]]
-    subscriptions: list[tuple[str, int]] = field(default_factory=list)
+    subscriptions: list[tuple[str, int | str]] = field(default_factory=list)
     url: str = ""
 
     async def handle(self, socket: ServerConnection) -> None:
         command = msgspec.json.decode(await socket.recv())
         assert command["type"] == "subscribe"
-        self.subscriptions.append((command["stream_id"], command["from_seq"]))
-        await self.scripts[len(self.subscriptions) - 1](socket, command["from_seq"])
+        assert command["cursors"] is True
+        place = command.get("from_seq", command.get("cursor"))
+        self.subscriptions.append((command["stream_id"], place))
+        await self.scripts[len(self.subscriptions) - 1](socket, place)
 
 
 @asynccontextmanager
@@ -274,3 +276,43 @@ async def test_the_token_is_in_the_handshakes_header(tmp_path, monkeypatch: pyte
     async with gateway(sends(complete(0), then="hold"), process_request=look) as server:
         await follow(server.url)
     assert shown == ["Bearer secret"]
+
+
+def at(message: dict[str, Any], cursor: str) -> dict[str, Any]:
+    return {**message, "cursor": cursor}
+
+
+async def test_a_lost_connection_goes_on_at_the_cursor_of_the_last_frame() -> None:
+    scripts = [
+        sends(at(update(0), "a"), at(update(1), "b")),
+        sends(at(rewind(1), "c")),
+        sends(at(update(1, "new"), "d")),
+        sends(at(complete(2), "e"), then="hold"),
+    ]
+    async with gateway(*scripts) as server:
+        frames = await follow(server.url)
+    assert [(type(frame), frame.seq) for frame in frames] == [
+        (Update, 0), (Update, 1), (Rewind, 1), (Update, 1), (Complete, 2),
+    ]  # fmt: skip
+    assert server.subscriptions == [("s", 0), ("s", "b"), ("s", "c"), ("s", "d")]
+
+
+async def test_a_rewind_that_takes_nothing_back_does_not_move_the_cursor() -> None:
+    async with gateway(sends(at(update(0), "a"), at(rewind(5), "b")), sends(complete(1), then="hold")) as server:
+        assert [frame.seq for frame in await follow(server.url)] == [0, 1]
+    assert server.subscriptions[1] == ("s", "a")
+
+
+async def test_following_can_start_at_a_cursor_that_was_kept() -> None:
+    scripts = [sends(at(update(7), "h")), sends(at(complete(8), "i"), then="hold")]
+    async with gateway(*scripts) as server, Client(server.url, reconnect=POLICY) as client:
+        frames = [frame async for frame in client.follow("s", cursor="g")]
+    assert [frame.seq for frame in frames] == [7, 8]
+    assert server.subscriptions == [("s", "g"), ("s", "h")]
+
+
+async def test_what_was_taken_back_before_a_kept_cursor_is_told_first() -> None:
+    scripts = [sends(at(rewind(3), "c"), at(update(3), "d"), complete(4), then="hold")]
+    async with gateway(*scripts) as server, Client(server.url, reconnect=POLICY) as client:
+        frames = [frame async for frame in client.follow("s", cursor="g")]
+    assert [(type(frame), frame.seq) for frame in frames] == [(Rewind, 3), (Update, 3), (Complete, 4)]

@@ -165,11 +165,14 @@ class Client:
         """Send a dead letter again, as a new task."""
         return await self._call("POST", f"/dead-letters/{quote(task_id, safe='')}/retry", Task)
 
-    async def follow(self, stream_id: str, from_seq: int = 0) -> AsyncGenerator[Frame, None]:
+    async def follow(self, stream_id: str, from_seq: int = 0, *, cursor: str = "") -> AsyncGenerator[Frame, None]:
         """Every frame of a stream from ``from_seq`` on, in order, none twice and none left out, until its end frame.
 
+        With the ``cursor`` of a frame it goes on behind that frame instead, in this process or another; a :class:`Rewind`
+        comes first if something before it was taken back meanwhile.
+
         A stream that does not exist yet is waited for. A lost connection is made again, with exponential backoff and
-        full jitter, at the seq after the last frame; :class:`~apexstream.core.errors.Unavailable` is raised once that
+        full jitter, at the cursor of the last frame; :class:`~apexstream.core.errors.Unavailable` is raised once that
         has failed for ``reconnect.offline_max_s``. A :class:`Rewind` says that later frames replace earlier ones.
         Close the iterator (``contextlib.aclosing``) when you leave it early.
         """
@@ -178,7 +181,7 @@ class Client:
         follower = Follower(
             address=self.address,
             stream_id=check_id(stream_id, "stream_id"),
-            position=Position(from_seq),
+            position=Position(None, cursor) if cursor else Position(from_seq),
             policy=self._reconnect,
             clock=self._clock,
             token=self._token,

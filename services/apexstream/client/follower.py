@@ -36,7 +36,9 @@ class _Lost(Exception):
 
 class _Subscribe(msgspec.Struct, frozen=True, tag_field="type", tag="subscribe"):
     stream_id: str
-    from_seq: int
+    from_seq: int | msgspec.UnsetType = msgspec.UNSET
+    cursor: str | msgspec.UnsetType = msgspec.UNSET
+    cursors: bool = True
 
 
 @dataclass(slots=True, kw_only=True)
@@ -53,7 +55,7 @@ class Follower:
     pause: Callable[[float], Awaitable[None]] = asyncio.sleep
     _patience: Patience = field(init=False)
     _shown: str = ""  # the token of the newest connection
-    _gap_at: int = -1  # the seq that a fresh subscription also failed to deliver
+    _gap_at: int | None = -1  # the seq that a fresh subscription also failed to deliver
 
     def __post_init__(self) -> None:
         self._patience = Patience(self.policy, self.draw)
@@ -101,8 +103,7 @@ class Follower:
         )
 
     async def _read(self, socket: ClientConnection) -> AsyncGenerator[Frame, None]:
-        command = _Subscribe(self.stream_id, self.position.next_seq)
-        await socket.send(msgspec.json.encode(command), text=True)
+        await socket.send(msgspec.json.encode(self._command()), text=True)
         while True:
             frame = decode_frame(await socket.recv(decode=False))
             if frame is None or isinstance(frame, Pong):
@@ -112,6 +113,11 @@ class Follower:
             elif frame.stream_id == self.stream_id and self._due(frame):
                 self._patience.worked()
                 yield frame
+
+    def _command(self) -> _Subscribe:
+        if self.position.cursor:
+            return _Subscribe(self.stream_id, cursor=self.position.cursor)
+        return _Subscribe(self.stream_id, from_seq=self.position.next_seq or 0)
 
     def _due(self, frame: Frame) -> bool:
         step = self.position.take(frame)

@@ -13,10 +13,12 @@ from apexstream.core.errors import DataCorruption
 
 
 class _StreamFrame(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", omit_defaults=True):
-    """``seq`` is the frame's dense number in stream ``stream_id``, from 0."""
+    """``seq`` is the frame's dense number in stream ``stream_id``, from 0. ``cursor`` is where a reader is that has the frame: to
+    be kept, and handed to :meth:`Client.follow` to go on there."""
 
     stream_id: str
     seq: int
+    cursor: str = ""
 
 
 class Update(_StreamFrame, frozen=True, kw_only=True, tag="stream_update"):

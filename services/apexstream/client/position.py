@@ -16,21 +16,25 @@ class Step(Enum):
 
 @dataclass(slots=True)
 class Position:
-    """``next_seq`` is the seq that the follower needs next."""
+    """``next_seq`` is the seq that the follower needs next; None before the first frame of one that starts at a cursor.
+    ``cursor`` says the same to the gateway, and of how many rewinds the follower knows; empty before the first frame."""
 
-    next_seq: int = 0
+    next_seq: int | None = 0
+    cursor: str = ""
 
     def take(self, frame: Frame) -> Step:
         """Decide about a frame, and move on if it is delivered."""
-        if isinstance(frame, Rewind):
-            return self._rewind(frame.seq)
-        if frame.seq != self.next_seq:
-            return Step.DROP if frame.seq < self.next_seq else Step.GAP
-        self.next_seq += 1
-        return Step.DELIVER
+        step = self._judge(frame)
+        if step is Step.DELIVER:
+            self.next_seq = frame.seq if isinstance(frame, Rewind) else frame.seq + 1
+            self.cursor = frame.cursor
+        return step
 
-    def _rewind(self, seq: int) -> Step:
-        if seq >= self.next_seq:
-            return Step.DROP  # nothing that was delivered is affected
-        self.next_seq = seq
-        return Step.DELIVER
+    def _judge(self, frame: Frame) -> Step:
+        if self.next_seq is None:
+            return Step.DELIVER
+        if isinstance(frame, Rewind):
+            return Step.DELIVER if frame.seq < self.next_seq else Step.DROP  # nothing that was delivered is affected
+        if frame.seq == self.next_seq:
+            return Step.DELIVER
+        return Step.DROP if frame.seq < self.next_seq else Step.GAP
