@@ -90,7 +90,7 @@ async def kill(pair: list[GatewayProcess], road: Road, rng: random.Random) -> No
         await one.start()
 
 
-@pytest.mark.kafka
+@pytest.mark.faults
 async def test_a_viewer_torn_off_a_hundred_times_has_each_chunk_once(kafka: str, topic_prefix: str, tmp_path: Path):
     rng = random.Random(11)
     async with rig(kafka, topic_prefix) as made, gateways(2, kafka, topic_prefix, tmp_path) as pair:
