@@ -15,6 +15,7 @@ from apexstream.core.errors import ApexError, InvalidConfiguration
 from apexstream.runtime.lifecycle import ABANDON_GRACE_S, Serve, run_service
 from apexstream.runtime.logs import configure_logs
 from apexstream.runtime.settings import Settings, load_settings
+from apexstream.runtime.tracing import exported
 
 SERVICES = ("gateway", "dispatcher", "runner", "archiver")
 
@@ -29,7 +30,7 @@ def serve(service: str, supervisor_fd: int | None) -> ExitCode:
         settings = load_settings()
         settings = settings.model_copy(update={"bootstrap_servers": kafka_servers(settings)})
         configure_logs(settings, service=service)
-        with _probes(service, settings):
+        with exported(service), _probes(service, settings):
             return _run(work, settings, leash)
     except ApexError as problem:
         if leash is not None:

@@ -28,6 +28,7 @@ class TaskSubmitted(Event, frozen=True, kw_only=True):
     tenant: str = ""  # whose task and stream this is; empty where nobody has to prove who they are
     scheduling: bytes = b""  # JSON of core.scheduling.Scheduling
     members: bytes = b""  # of a graph: JSON array of its tasks, each a TaskSubmitted; the graph itself never runs
+    traceparent: str = ""  # W3C trace context of the submission
 
     def tasks(self) -> "tuple[TaskSubmitted, ...]":
         """The tasks that this record submits: itself, or all members of a graph. One record, so all or none."""

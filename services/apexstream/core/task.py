@@ -54,12 +54,14 @@ class TaskState(msgspec.Struct, kw_only=True):
     submitted_us: int = 0
     changed_us: int = 0
     reason: str = ""
+    traceparent: str = ""  # W3C trace context of the submission
     error: msgspec.Raw = msgspec.Raw(b"null")
 
     def submitted(self, task: TaskSubmitted) -> None:
         """Fold the submission in; it may be read after the first events, which then stand."""
         self.plugin, self.action, self.tier = task.plugin, task.action, task.tier
         self.submitted_us = task.submitted_us
+        self.traceparent = task.traceparent
         self.changed_us = max(self.changed_us, task.submitted_us)
 
     def apply(self, event: TaskEvent) -> None:

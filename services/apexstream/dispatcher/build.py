@@ -46,7 +46,9 @@ async def serve(
             policy=policy or Policy(),
             tier_topics=tiers,
             assignment_partitions=[number for _, number in await reader.partitions(assignments)],
-            assign=lambda partition, key, value: writer.append(assignments, key, value, partition=partition),
+            assign=lambda partition, key, value, headers=(): writer.append(
+                assignments, key, value, partition=partition, headers=headers
+            ),
             publish_event=lambda key, value: writer.append(events, key.encode(), value),
             publish_command=lambda key, value: writer.append(control, key.encode(), value),
             publish_state=lambda key, value: writer.append(queue, key.encode(), value),

@@ -10,6 +10,7 @@ import random
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
+from typing import Protocol
 
 import msgspec
 import structlog
@@ -39,8 +40,9 @@ from apexstream.log.chunks import ChunkLog
 from apexstream.log.fetcher import Partition, Record
 from apexstream.log.ledger import OffsetLedger
 from apexstream.log.sole import SoleReader
-from apexstream.runtime import meters
+from apexstream.runtime import meters, tracing
 from apexstream.runtime.clock import Clock
+from apexstream.runtime.tracing import Headers
 
 READY_MAX = 10_000  # ready tasks in memory a tier; past this its backlog waits in Kafka
 DECISIONS_MAX = 1_000  # in flight
@@ -55,6 +57,16 @@ _log = structlog.get_logger(__name__)
 
 Append = Callable[[str, bytes], Awaitable[object]]
 """Appends an encoded message under a key; returns once it is acknowledged."""
+
+
+class Assign(Protocol):
+    """Appends an assignment or a claim to a partition; returns once it is acknowledged."""
+
+    def __call__(
+        self, partition: int, key: bytes, value: bytes | None, headers: Headers = (), /
+    ) -> Awaitable[object]: ...
+
+
 PublishState = Callable[[str, bytes | None], Awaitable[object]]
 """The same, for a topic that knows tombstones."""
 
@@ -71,7 +83,7 @@ class Dispatcher:
         policy: Policy,
         tier_topics: Mapping[str, Tier],
         assignment_partitions: Iterable[int],
-        assign: Callable[[int, bytes, bytes | None], Awaitable[object]],
+        assign: Assign,
         publish_event: Append,
         publish_command: Append,
         publish_state: PublishState,
@@ -312,7 +324,12 @@ class Dispatcher:
         self._report.started(start.job.tier, waited_s)
         meters.DISPATCHER_WAIT.of(start.job.tier.value).observe(max(0.0, waited_s))
         await asyncio.gather(
-            self._assign(start.partition, task_id.encode(), self._codec.encode(assignment)),
+            self._assign(
+                start.partition,
+                task_id.encode(),
+                self._codec.encode(assignment),
+                tracing.headers_of(task.traceparent),
+            ),
             self._event(task_id, TaskChange.ASSIGNED, start.reason, attempt=start.job.attempt - 1),
         )
 

@@ -39,6 +39,7 @@ from apexstream.log.segments import SegmentReader
 from apexstream.log.tails import Relays, Tails
 from apexstream.log.view import View
 from apexstream.log.writer import Writer
+from apexstream.runtime import tracing
 from apexstream.runtime.clock import SystemClock
 from apexstream.runtime.settings import Settings
 from apexstream.runtime.supervise import run_until
@@ -107,6 +108,7 @@ async def serve(settings: Settings, *, ready: Callable[[str], None], stop: async
             keys=keys,
             now_us=clock.now_us,
             action_of=registry.action_of,
+            traceparent_of=registry.traceparent_of,
         )
         view = await View.open(
             views,
@@ -120,7 +122,9 @@ async def serve(settings: Settings, *, ready: Callable[[str], None], stop: async
         )
 
         async def publish(topic: str, key: str, event: Event | None) -> int:
-            return await writer.append(topics[topic], key.encode(), None if event is None else codec.encode(event))
+            value = None if event is None else codec.encode(event)
+            headers = tracing.headers_of(getattr(event, "traceparent", ""))
+            return await writer.append(topics[topic], key.encode(), value, headers=headers)
 
         def is_ready() -> str:
             caught_up = (view.caught_up, index.caught_up, path_index.caught_up)

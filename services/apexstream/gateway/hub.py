@@ -37,7 +37,7 @@ from apexstream.log.cipher import KeyProvider, StreamOpener
 from apexstream.log.fetcher import LogReader, Partition, Record
 from apexstream.log.index import StreamIndex, check_readable, fold_of
 from apexstream.log.tails import MakeTails
-from apexstream.runtime import meters
+from apexstream.runtime import meters, tracing
 
 NEAR_RECORDS_MAX = 10_000  # a gap in the log that is read through rather than asked about
 REREADS_MAX = 3  # of a state whose segments went away while they were read
@@ -78,6 +78,7 @@ class Hub:
         now_us: Callable[[], int],
         memory: TailMemory | None = None,
         action_of: ActionOf = action_unknown,
+        traceparent_of: Callable[[str], str] = lambda _: "",
     ) -> None:
         self._tails = make_tails(self._on_records)
         self._scans = scans
@@ -91,6 +92,7 @@ class Hub:
         self._now_us = now_us
         self._memory = memory or TailMemory()
         self._action_of = action_of
+        self._traceparent_of = traceparent_of
         self._replay_took = meters.REPLAY.of()
         meters.VIOLATIONS.of("gateway")
         self._loader = Loader(scans, self._tails, self._loaded)
@@ -211,6 +213,12 @@ class Hub:
             self._rest(stream)
 
     async def _catch_up(self, subscription: Subscription) -> None:
+        stream_id = subscription.stream_id
+        traceparent = self._traceparent_of(stream_id)
+        with tracing.of_task(stream_id, traceparent), tracing.span("replay", traceparent, stream=stream_id):
+            await self._catch_up_traced(subscription)
+
+    async def _catch_up_traced(self, subscription: Subscription) -> None:
         began_us = self._now_us()
         try:
             await self._follow(subscription)

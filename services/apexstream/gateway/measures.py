@@ -3,9 +3,10 @@
 import time
 from collections.abc import Callable
 
+from opentelemetry.trace import SpanKind
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from apexstream.runtime import meters
+from apexstream.runtime import meters, tracing
 
 UNKNOWN = "unknown"  # of a stream whose task this gateway does not know any more
 
@@ -33,8 +34,8 @@ class StreamMeasures:
 
 
 class CountRequests:
-    """ASGI middleware: how long HTTP requests took, by the route that answered them. A stream of events counts up to its
-    first byte: how long somebody watches says nothing of the gateway."""
+    """ASGI middleware: how long HTTP requests took, by the route that answered them, each in a span below the client's.
+    A stream of events counts up to its first byte: how long somebody watches says nothing of the gateway."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -52,7 +53,14 @@ class CountRequests:
                 took.observe(time.monotonic() - began_at)
             await send(message)
 
-        await self._app(scope, receive, counted)
+        with tracing.span(f"{scope['method']} {scope['path']}", _traceparent(scope), kind=SpanKind.SERVER) as span:
+            await self._app(scope, receive, counted)
+            span.update_name(_route_of(scope))
+
+
+def _traceparent(scope: Scope) -> str:
+    values = [value for name, value in scope["headers"] if name == b"traceparent"]
+    return values[0].decode("latin-1") if len(values) == 1 else ""
 
 
 def _route_of(scope: Scope) -> str:

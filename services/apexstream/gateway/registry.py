@@ -132,6 +132,11 @@ class Registry:
         """Whose task it is; None if there is no such task."""
         return self._tenants.get(task_id, "") if task_id in self._since_ms else None
 
+    def traceparent_of(self, stream_id: str) -> str:
+        """The trace that a stream's task belongs to; empty where none is known."""
+        state = self._tasks.get(stream_id)
+        return "" if state is None else state.traceparent
+
     def recent(self, limit: int, tenant: str = "", allowed: Callable[[str], bool] = lambda _: True) -> list[TaskState]:
         """The newest tasks of ``tenant`` whose ids are ``allowed``, newest first."""
         newest = sorted(self._tasks.values(), key=lambda state: state.submitted_us, reverse=True)

@@ -17,6 +17,7 @@ from apexstream.gateway.access import Principal, Verb
 from apexstream.gateway.access.principal import sees
 from apexstream.gateway.answers import Conflict
 from apexstream.gateway.parts import Parts
+from apexstream.runtime import tracing
 
 NOT_BEFORE_US_MAX = 28 * 86_400_000_000  # ahead of now; submissions are kept for 30 days
 
@@ -90,6 +91,7 @@ class Submissions:
             options=msgspec.json.encode(wanted.options),
             scheduling=b"" if wanted.scheduling == NOTHING_ASKED else msgspec.json.encode(wanted.scheduling),
             tenant=tenant,
+            traceparent=tracing.current() or tracing.new(),
         )
 
     def _id_of(self, wanted: SubmitRequest, tenant: str) -> str:

@@ -20,10 +20,12 @@ from apexstream.gateway.control import Control
 from apexstream.gateway.openapi import operation
 from apexstream.gateway.parts import Parts
 from apexstream.gateway.submissions import Submissions, SubmitRequest
+from apexstream.runtime import tracing
 
 LISTED_MAX = 1_000
 LIMIT = {"type": "integer", "minimum": 1, "maximum": LISTED_MAX, "default": 50}
 REASON = {"type": "string"}
+TRACE = {"type": "string", "pattern": "^[0-9a-f]{32}$"}
 
 
 class Listed(msgspec.Struct, frozen=True):
@@ -86,15 +88,21 @@ class Tasks:
         state, is_new = await self._submissions.submit(parse(await read_body(request), SubmitRequest), principal)
         return _task(state, 202 if is_new else 200)
 
-    @operation({200: Listed}, query={"limit": LIMIT}, refusals=(400,))
+    @operation({200: Listed}, query={"limit": LIMIT, "trace": TRACE}, refusals=(400,))
     async def tasks(self, request: Request) -> Response:
-        """``GET /tasks``: the newest tasks."""
+        """``GET /tasks``: the newest tasks; with ``trace``, those of a trace."""
         principal = principal_of(request)
         principal.require(Verb.READ)
         limit = request.query_params.get("limit", "50")
         if not limit.isdigit() or not 1 <= int(limit) <= LISTED_MAX:
             raise InvalidRequest(f"{limit!r} is not a number from 1 to {LISTED_MAX}", where="limit")
-        recent = self._registry.recent(int(limit), principal.tenant, lambda name: principal.may(Verb.READ, name))
+        trace = request.query_params.get("trace")
+
+        def wanted(name: str) -> bool:
+            of_trace = trace is None or tracing.trace_id_of(self._registry.traceparent_of(name)) == trace
+            return of_trace and principal.may(Verb.READ, name)
+
+        recent = self._registry.recent(int(limit), principal.tenant, wanted)
         return answer({"tasks": [shown(state) for state in recent]})
 
     @operation({200: Task}, refusals=(400, 404))

@@ -21,10 +21,12 @@ from apexstream.log.connection import Cluster, Connection
 from apexstream.log.pulse import Pulse
 from apexstream.runtime import meters
 from apexstream.runtime.health import HEALTH
+from apexstream.runtime.tracing import Headers
 
 RECORD_BYTES_MAX = 1_000_000  # key and value; the topics accept batches of 1 MiB
 BATCH_BYTES_MAX = 128 * 1024  # aiokafka's default of 16 KB costs 40 % of the throughput
 _RENEW_DELAY_MAX_S = 5.0
+_NO_HEADERS: list[tuple[str, bytes]] = []  # aiokafka takes nothing but a list
 _log = structlog.get_logger(__name__)
 
 
@@ -83,13 +85,16 @@ class _Lane:
         self._ready: deque[tuple[Any, list[AppendListener]]] = deque()
         self._flight: asyncio.Task[None] | None = None
 
-    def put(self, producer: AIOKafkaProducer, key: bytes, value: bytes | None, listener: AppendListener) -> None:
-        if self._open is None or self._open.append(timestamp=None, key=key, value=value) is None:
+    def put(
+        self, producer: AIOKafkaProducer, key: bytes, value: bytes | None, listener: AppendListener, headers: Headers
+    ) -> None:
+        named = list(headers) if headers else _NO_HEADERS
+        if self._open is None or self._open.append(timestamp=None, key=key, value=value, headers=named) is None:
             if self._open is not None:
                 self._ready.append((self._open, self._listeners))
             self._open = producer.create_batch()
             self._listeners = []
-            self._open.append(timestamp=None, key=key, value=value)
+            self._open.append(timestamp=None, key=key, value=value, headers=named)
         self._listeners.append(listener)
         self._bytes.value += len(key) + (0 if value is None else len(value))
         if self._flight is None:
@@ -195,12 +200,21 @@ class Writer:
         """The partition that every Kafka client with the default partitioner puts ``key`` into."""
         return int((murmur2(key) & 0x7FFFFFFF) % self._partitions[topic])
 
-    def put(self, topic: str, partition: int, key: bytes, value: bytes | None, listener: AppendListener) -> None:
+    def put(
+        self,
+        topic: str,
+        partition: int,
+        key: bytes,
+        value: bytes | None,
+        listener: AppendListener,
+        *,
+        headers: Headers = (),
+    ) -> None:
         """Append a record; ``listener`` is told the outcome. Raises at once for a record that Kafka would refuse.
 
         Must be called from the event loop. A None ``value`` is a tombstone.
         """
-        size = len(key) + len(value or b"")
+        size = len(key) + len(value or b"") + sum(len(name) + len(said) for name, said in headers)
         if size > RECORD_BYTES_MAX:  # a refused record would poison the producer for everyone
             raise InvalidChunk(f"a record of {size} bytes is over the limit of {RECORD_BYTES_MAX}", where=topic)
         if self._producer is None:
@@ -208,12 +222,15 @@ class Writer:
         lane = self._lanes.get((topic, partition))
         if lane is None:
             lane = self._lanes[topic, partition] = _Lane(self, topic, partition)
-        lane.put(self._producer, key, value, listener)
+        lane.put(self._producer, key, value, listener, headers)
 
-    async def append(self, topic: str, key: bytes, value: bytes | None, *, partition: int | None = None) -> int:
+    async def append(
+        self, topic: str, key: bytes, value: bytes | None, *, partition: int | None = None, headers: Headers = ()
+    ) -> int:
         """Append a record and return its offset once all in-sync replicas have it."""
         waiter = _Waiter()
-        self.put(topic, self.partition_of(topic, key) if partition is None else partition, key, value, waiter)
+        place = self.partition_of(topic, key) if partition is None else partition
+        self.put(topic, place, key, value, waiter, headers=headers)
         return await waiter.future
 
     def broke(self, producer: AIOKafkaProducer, problem: BaseException, where: str) -> None:

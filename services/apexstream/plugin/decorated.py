@@ -72,6 +72,12 @@ class ActionContext:
         """The how manieth try this is, from 1."""
         return self.persistence.attempt
 
+    @property
+    def traceparent(self) -> str:
+        """The attempt's W3C trace context, to be sent along as the header ``traceparent`` with calls that the action makes;
+        empty outside of the platform."""
+        return self.persistence.traceparent
+
     def restored(self, kind: type[State]) -> State | None:
         """The state to go on from, or None on a fresh start; see :meth:`StreamPersistence.restored`."""
         return self.persistence.restored(kind)

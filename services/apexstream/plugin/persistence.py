@@ -42,6 +42,7 @@ class StreamPersistence:
         "data_seq",
         "has_state",
         "task_id",
+        "traceparent",
     )
 
     def __init__(
@@ -49,6 +50,7 @@ class StreamPersistence:
         *,
         task_id: str = "",
         attempt: int = 1,
+        traceparent: str = "",
         checkpoint: bytes | None = None,
         data_seq: int = 0,
         refused: str = "",
@@ -57,6 +59,7 @@ class StreamPersistence:
         """``data_seq`` data chunks come before this attempt's first one. ``refused``: why no checkpoint can be written."""
         self.task_id = task_id
         self.attempt = attempt
+        self.traceparent = traceparent  # W3C trace context of the attempt, for calls that the action makes
         self.data_seq = data_seq  # of the data chunk that is yielded next, counted from 0 over the whole stream
         self.has_state = False  # whether a state waits for the next chunk
         self._checkpoint = checkpoint

@@ -23,6 +23,7 @@ from apexstream.runner.appender import RunEncoder, StreamAppender
 from apexstream.runner.buffer import Buffer
 from apexstream.runner.host.port import ActionHost, Call, CallOutcome, Ending, Resume, RunningCall
 from apexstream.runner.measures import AttemptMeasures
+from apexstream.runtime import tracing
 from apexstream.runtime.clock import Clock
 
 CANCEL_GRACE_S = 5.0  # between setting the token and cancelling the action's task
@@ -197,6 +198,7 @@ class Attempt:
                 action=task.action,
                 params=task.params,
                 resume=place.resume,
+                traceparent=tracing.current() or task.traceparent,
             )
             self._measures.begin(self._clock.monotonic(), content=self._content, kept=place.resume.next_seq)
             self._call = self._host.start(call, self)

@@ -35,7 +35,7 @@ from apexstream.runner.resources import announced, measured
 from apexstream.runner.retries import RetryBudget
 from apexstream.runner.service import Runner
 from apexstream.runner.work import Work
-from apexstream.runtime import meters
+from apexstream.runtime import meters, tracing
 from apexstream.runtime.clock import Clock, SystemClock
 from apexstream.runtime.settings import Settings
 from apexstream.runtime.supervise import run_until
@@ -170,7 +170,7 @@ class _Works:
                 clock=self._clock,
                 options=options,
                 resume_mode=mode,
-                measures=measures.attempt(),
+                measures=measures.attempt(tracing.trace_id_of(task.traceparent)),
                 keys=self._keys,
                 buffer=self._buffer,
             )

@@ -4,6 +4,7 @@ one look into a table of buckets here, whatever it holds."""
 from apexstream.core.options import ErrorClass
 from apexstream.runtime import meters
 from apexstream.runtime.clock import Clock
+from apexstream.runtime.instruments import Exemplar, Spread
 
 ENDS = ("completed", "failed", "cancelled", "parked")
 STALLED_S = 60.0  # without a chunk for longer, a stream counts as stalled
@@ -30,9 +31,9 @@ class ActionMeasures:
         meters.ACTION_ACTIVE.read(lambda: len(self.running), plugin, action)
         meters.ACTION_STALLED.read(self._stalled, plugin, action)
 
-    def attempt(self) -> "AttemptMeasures":
-        """The measures of a new attempt."""
-        return AttemptMeasures(self, self._clock.monotonic())
+    def attempt(self, trace_id: str = "") -> "AttemptMeasures":
+        """The measures of a new attempt, which stands for others in exemplars if it has a trace."""
+        return AttemptMeasures(self, self._clock, trace_id)
 
     def failed(self, error_class: ErrorClass) -> None:
         """An attempt failed."""
@@ -54,11 +55,13 @@ class ActionMeasures:
 class AttemptMeasures:
     """One attempt at an action, from ``begin`` to ``end``."""
 
-    __slots__ = ("_action", "_begun_at", "_yielded", "last_at", "paused")
+    __slots__ = ("_action", "_begun_at", "_clock", "_trace_id", "_yielded", "last_at", "paused")
 
-    def __init__(self, action: ActionMeasures, now: float) -> None:
+    def __init__(self, action: ActionMeasures, clock: Clock, trace_id: str) -> None:
         self._action = action
-        self._begun_at = self.last_at = now
+        self._clock = clock
+        self._trace_id = trace_id
+        self._begun_at = self.last_at = clock.monotonic()
         self._yielded = False
         self.paused = False
 
@@ -85,7 +88,7 @@ class AttemptMeasures:
             action.between_chunks.observe((now - self.last_at) / count, count)
         else:
             self._yielded = True
-            action.first_chunk.observe(now - self._begun_at)
+            self._observe(action.first_chunk, now - self._begun_at)
         self.last_at = now
 
     def pause(self, paused: bool, now: float) -> None:
@@ -97,4 +100,10 @@ class AttemptMeasures:
         """The action has ended."""
         if self in self._action.running:
             self._action.running.remove(self)
-            self._action.seconds.observe(now - self._begun_at)
+            self._observe(self._action.seconds, now - self._begun_at)
+
+    def _observe(self, spread: Spread, seconds: float) -> None:
+        if self._trace_id:
+            spread.exemplify(Exemplar(self._trace_id, seconds, self._clock.now_us() / 1e6))
+        else:
+            spread.observe(seconds)

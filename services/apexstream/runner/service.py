@@ -15,7 +15,7 @@ from apexstream.log.fetcher import LogReader, Partition, Record
 from apexstream.log.group import GroupReader
 from apexstream.log.ledger import OffsetLedger
 from apexstream.runner.work import Work
-from apexstream.runtime import meters
+from apexstream.runtime import meters, tracing
 from apexstream.runtime.clock import Clock
 
 HEARTBEAT_S = 3.0
@@ -191,7 +191,8 @@ class Runner:
         try:
             if after is not None:  # the same task, given back a moment ago: its assignment is about to be finished
                 await asyncio.wait([after])
-            finished = await work.run(attempt, fresh=fresh)
+            with tracing.of_task(work.task.task_id, work.task.traceparent):
+                finished = await work.run(attempt, fresh=fresh)
         except Exception:  # one task's trouble, its log unreadable for instance, stops no other task
             _log.exception(
                 "a task was given up; it stays uncommitted and its next owner tries again", task=work.task.task_id

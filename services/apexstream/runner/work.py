@@ -7,6 +7,7 @@ from typing import Protocol
 
 import msgspec
 import structlog
+from opentelemetry.trace import SpanKind
 
 from apexstream.core.errors import ApexError, Unavailable
 from apexstream.core.events import TaskChange, TaskSubmitted
@@ -14,6 +15,7 @@ from apexstream.core.options import TaskOptions
 from apexstream.runner.attempt import CLAIM_TRIES_MAX, Attempt, Ended, Failed, Parked, Place
 from apexstream.runner.measures import ActionMeasures
 from apexstream.runner.retries import Again, GiveUp, RetryBudget, after_failure
+from apexstream.runtime import tracing
 
 UNAVAILABLE_DELAY_S = 0.5  # after the log could not be written or read; doubles up to …
 UNAVAILABLE_DELAY_MAX_S = 5.0
@@ -111,7 +113,14 @@ class Work:
         delays = _delays()
         while True:
             try:
-                outcome = await self._try(fresh=fresh)
+                with tracing.span(
+                    f"{self.task.plugin}.{self.task.action}",
+                    self.task.traceparent,
+                    kind=SpanKind.CONSUMER,
+                    task=self.task.task_id,
+                    attempt=self._number,
+                ):
+                    outcome = await self._try(fresh=fresh)
                 delays = _delays()
                 if isinstance(outcome, Ended):
                     self._measures.ended(outcome.change.value)

@@ -87,6 +87,12 @@ def blocking(n: int = 3) -> Iterator[int]:
 
 
 @plugin.action
+async def traced(ctx: ActionContext) -> AsyncIterator[str]:
+    """Yield the trace context of this attempt."""
+    yield ctx.traceparent
+
+
+@plugin.action
 async def stuck(seconds: float) -> AsyncIterator[int]:
     """Block the event loop that it runs in."""
     yield 0

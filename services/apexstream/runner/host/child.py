@@ -188,6 +188,7 @@ class _Link(asyncio.Protocol):
             action=start.action,
             params=start.params,
             resume=Resume(next_seq=start.next_seq, data_count=start.data_count, checkpoint=start.checkpoint),
+            traceparent=start.traceparent,
         )
         execution = Execution(self._plugins, call, self, self._now_us, number=start.call, credit=start.credit)
         self._calls[start.call] = execution

@@ -64,7 +64,7 @@ class Execution:
         self._now_us = now_us
         self._number = number
         self._loop = asyncio.get_running_loop()
-        self._persistence = StreamPersistence(task_id=call.task_id, attempt=call.attempt)
+        self._persistence = StreamPersistence(task_id=call.task_id, attempt=call.attempt, traceparent=call.traceparent)
         self._to_skip = 0
         self._skipping = False
         self._ended = False
@@ -156,6 +156,7 @@ class Execution:
         self._persistence = StreamPersistence(
             task_id=call.task_id,
             attempt=call.attempt,
+            traceparent=call.traceparent,
             checkpoint=call.resume.checkpoint if checkpointed else None,
             data_seq=call.resume.data_count if checkpointed else 0,
             refused="" if checkpointed else f"{call.plugin}.{call.action} goes on by {mode} and keeps no checkpoint",

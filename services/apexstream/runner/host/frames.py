@@ -67,6 +67,7 @@ class Start(Frame, tag=1):
     next_seq: int
     checkpoint: bytes | None
     credit: int
+    traceparent: str = ""
 
 
 class Credit(Frame, tag=2):

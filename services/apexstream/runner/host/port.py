@@ -31,6 +31,7 @@ class Call:
     action: str
     params: bytes
     resume: Resume = Resume()
+    traceparent: str = ""
 
 
 class Ending(StrEnum):

@@ -76,6 +76,7 @@ class RemoteCall:
                 resume.next_seq,
                 resume.checkpoint,
                 CREDIT_BYTES,
+                call.traceparent,
             )
         )
         if self._paused:
