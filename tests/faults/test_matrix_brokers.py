@@ -51,6 +51,20 @@ async def test_f6_the_only_broker_dies_and_comes_back(tmp_path: Path):
         await _all_well(run, following)
 
 
+async def test_f6_a_runner_that_joins_while_the_broker_comes_back_takes_nothing_up_again(tmp_path: Path):
+    """A coordinator that still loads its group says so; taken for "nothing was ever committed", all would begin anew."""
+    async with one_broker() as broker, started(broker, tmp_path, 66, timeout_s=TIMEOUT_S, **SHORT_SESSIONS) as run:
+        made = run.installation
+        following = follow(run, [*steady(6, 20.0), *steady(20, 0.5, name="short")])
+        for name in ("runner-a", "runner-b", "runner-a"):
+            await asyncio.sleep(3.0)
+            made.kill(made.services[name])
+            await broker.crash("apex.chunks", 0)
+            made.revive(made.services[name])  # it waits for the broker with all others
+            await broker.recover()
+        await _all_well(run, following)
+
+
 async def test_f7_without_a_majority_requests_are_refused_in_time_and_nothing_is_lost(tmp_path: Path):
     bounded = {**SHORT_SESSIONS, "APEX_APPEND_TIMEOUT_S": str(APPEND_TIMEOUT_S)}
     async with three_brokers() as cluster, started(cluster, tmp_path, 7, timeout_s=2 * TIMEOUT_S, **bounded) as run:
