@@ -1,21 +1,22 @@
-"""``python -m tests.bench [name ...]``: run benchmarks and print their tables."""
+"""``python -m tests.bench [name[:size] ...]``: run benchmarks and print their tables. Some take a size, see their ``run``."""
 
 import importlib
 import sys
 
 import uvloop
 
-BENCHMARKS = ("latency", "submit", "throughput", "operators")
+BENCHMARKS = ("latency", "submit", "throughput", "replay", "scale", "operators")
 
 
 def main() -> None:
     """Run the named benchmarks, or all."""
-    names = sys.argv[1:] or BENCHMARKS
-    unknown = set(names) - set(BENCHMARKS)
+    wanted = [name.partition(":") for name in sys.argv[1:] or BENCHMARKS]
+    unknown = {name for name, _, _ in wanted} - set(BENCHMARKS)
     if unknown:
         sys.exit(f"no benchmark named {', '.join(sorted(unknown))}; there are: {', '.join(BENCHMARKS)}")
-    for name in names:
-        print(uvloop.run(importlib.import_module(f"tests.bench.{name}").run()), flush=True)
+    for name, _, size in wanted:
+        run = importlib.import_module(f"tests.bench.{name}").run
+        print(uvloop.run(run(int(size)) if size else run()), flush=True)
 
 
 main()

@@ -24,10 +24,10 @@ ALL = ("gateway", "dispatcher", "runner", "archiver")
 
 
 @asynccontextmanager
-async def own_broker(*services: str) -> AsyncIterator[tuple[str, str]]:
-    """Run a broker and ``services``; give (gateway URL, bootstrap servers)."""
+async def own_broker(*services: str, **more: str) -> AsyncIterator[tuple[str, str]]:
+    """Run a broker and ``services``; give (gateway URL, bootstrap servers). ``more`` is environment."""
     with tempfile.TemporaryDirectory() as home, EmbeddedBroker(Path(home), Settings().cache_path, port=0) as broker:
-        async with processes(broker.bootstrap_servers, "apex.", *services) as url:
+        async with processes(broker.bootstrap_servers, "apex.", *services, **more) as url:
             yield url, broker.bootstrap_servers
 
 

@@ -1,4 +1,4 @@
-"""Runs of chunks: one in flight a stream, bounded, in order, and over at the first unknown outcome."""
+"""Runs of chunks: a few full ones in flight a stream, bounded, in order, and over at the first unknown outcome."""
 
 import asyncio
 
@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from apexstream.core.chunk import GENESIS, RUN_BYTES_MAX, RUN_CHUNKS_MAX, Chunk, Kind
 from apexstream.core.errors import OutcomeUnknown
-from apexstream.runner.appender import StreamAppender
+from apexstream.runner.appender import RUNS_IN_FLIGHT_MAX, StreamAppender
 from apexstream.runner.buffer import CHUNK_OVERHEAD_BYTES, Buffer
 
 
@@ -52,6 +52,31 @@ def test_a_lone_chunk_leaves_at_once_and_what_follows_shares_the_next_run():
     assert [len(run) for _, run, _, _ in log.runs] == [1]
     appender.appended(0)
     assert [(first, len(run), previous) for first, run, _, previous in log.runs] == [(0, 1, GENESIS), (1, 4, b"\x01")]
+
+
+def test_what_fills_a_run_does_not_wait_for_the_run_before_it_and_the_rest_does():
+    log = Log()
+    appender = log.appender()
+    appender.put(chunks(2 * RUN_CHUNKS_MAX + 5))
+    assert [(first, len(run)) for first, run, _, _ in log.runs] == [
+        (0, RUN_CHUNKS_MAX),
+        (RUN_CHUNKS_MAX, RUN_CHUNKS_MAX),
+    ]
+    appender.appended(0)
+    assert len(log.runs) == 2
+    appender.appended(1)
+    assert [(first, len(run)) for first, run, _, _ in log.runs[2:]] == [(2 * RUN_CHUNKS_MAX, 5)]
+
+
+def test_full_runs_in_flight_are_bounded():
+    log = Log()
+    appender = log.appender()
+    appender.put(chunks(10 * RUN_CHUNKS_MAX))
+    assert len(log.runs) == RUNS_IN_FLIGHT_MAX
+    for landed in range(1, 7):
+        appender.appended(landed)
+        assert len(log.runs) == RUNS_IN_FLIGHT_MAX + landed
+    assert [previous for _, _, _, previous in log.runs] == [GENESIS, *(bytes([run]) for run in range(1, 10))]
 
 
 @pytest.mark.parametrize("size", [1, RUN_BYTES_MAX // 3, RUN_BYTES_MAX * 2])
@@ -133,10 +158,12 @@ def test_the_buffer_counts_exactly_what_the_log_does_not_have_yet(puts):
     for count, size, state in puts:
         appender.put(chunks(count, size), b"s" * state if state else None)
     assert log.buffer.held_bytes == put_bytes
-    while sum(len(run) for _, run, _, _ in log.runs) < appender.next_seq:
-        appender.appended(0)
-    assert log.buffer.held_bytes > 0
-    appender.appended(0)
+    landed = 0
+    while landed < len(log.runs):
+        assert log.buffer.held_bytes > 0
+        appender.appended(landed)
+        landed += 1
+    assert sum(len(run) for _, run, _, _ in log.runs) == appender.next_seq
     assert log.buffer.held_bytes == 0
 
 

@@ -90,6 +90,30 @@ def test_a_run_is_encoded_to_the_bytes_that_fastavro_writes(run: ChunkRun, previ
     assert value[FRAME_BYTES:] == as_fastavro_writes(changed(run, hash=run_hash))
 
 
+alike = st.tuples(
+    st.sampled_from([(0, 63), (64, 8191), (60, 70), (8185, 8195)]).flatmap(
+        lambda bounds: st.lists(st.integers(*bounds), min_size=8, max_size=40)
+    ),
+    st.integers(0, 1 << 20),
+    st.integers(0, 5_000),
+)
+
+
+@settings(deadline=None)
+@given(alike, hashes)
+def test_chunks_that_are_alike_are_encoded_together_to_the_bytes_that_fastavro_writes(
+    alike: tuple[list[int], int, int], previous_hash: bytes
+) -> None:
+    lengths, start_us, step_us = alike
+    base_us = (NOW_US >> 20 << 20) + start_us
+    data = tuple(Chunk(Kind.DATA, b"x" * size, base_us + at * step_us) for at, size in enumerate(lengths))
+    run = ChunkRun("s", 1, "w", 0, data)
+
+    value, run_hash = CODEC.encode_run(run, previous_hash)
+
+    assert value[FRAME_BYTES:] == as_fastavro_writes(changed(run, hash=run_hash))
+
+
 @settings(deadline=None)
 @given(runs, hashes)
 def test_a_run_is_decoded_to_the_value_that_fastavro_reads_without_help(run: ChunkRun, previous_hash: bytes) -> None:

@@ -8,8 +8,10 @@ times agree but for the last 20 bits (about a second), and both directions live 
 import struct
 from collections.abc import Sequence
 from functools import lru_cache
+from operator import attrgetter
 from typing import Final
 
+from apexstream.contracts.run_heads import heads
 from apexstream.core.chunk import FROM_UNKNOWN, HASH_BYTES, RUN_CHUNKS_MAX, Chunk, ChunkRun, Kind, chain
 from apexstream.core.errors import InvalidChunk
 
@@ -29,6 +31,9 @@ _EIGHT_MASK, _EIGHT = 0x80_80_80_80_80_80_80_80, 0x00_80_80_80_80_80_80_80  # se
 _HEAD = struct.Struct("<BQBBB")  # kind, time, length of content type (0), length of payload (2 bytes)
 _SHORT_HEAD = struct.Struct("<BQBB")  # the same with a payload of less than 64 bytes
 _pack, _pack_short, _unpack = _HEAD.pack, _SHORT_HEAD.pack, _HEAD.unpack_from
+_ONE_BYTE_SIZE, _TWO_BYTE_SIZE = 1 << 6, 1 << 13  # from here on a length takes a byte more
+_TOGETHER_MIN = 8  # fewer chunks are faster one by one
+_kind, _payload, _time, _type = (attrgetter(name) for name in ("kind", "payload", "event_time_us", "content_type"))
 
 
 class Unusual(Exception):
@@ -64,7 +69,8 @@ class RunEncoder:
         if not 0 < count <= RUN_CHUNKS_MAX or not FROM_UNKNOWN <= first_seq < 1 << _LONG_BITS:
             raise InvalidChunk(f"a run of {count} chunks from seq {first_seq}", hint=f"1 to {RUN_CHUNKS_MAX} chunks")
         parts = [self._prefix, write_long(first_seq), write_long(count)]
-        _write_chunks(chunks, parts)
+        if count < _TOGETHER_MIN or not _write_together(chunks, parts):
+            _write_chunks(chunks, parts)
         parts.append(b"\x00\x00" if checkpoint is None else b"\x00\x02" + write_long(len(checkpoint)) + checkpoint)
         body = b"".join(parts)
         fence = count == 1 and chunks[0].kind >= _FIRST_FENCE
@@ -72,6 +78,23 @@ class RunEncoder:
         if len(run_hash) != HASH_BYTES:
             raise InvalidChunk(f"a hash of {len(run_hash)} bytes", hint=f"{HASH_BYTES} bytes")
         return b"".join((self._frame, body, run_hash)), run_hash
+
+
+def _write_together(chunks: Sequence[Chunk], parts: list[bytes]) -> bool:
+    """Write chunks that are all alike, as nearly all runs have them; False, and nothing written, if these are not."""
+    if any(map(_kind, chunks)) or any(map(_type, chunks)):
+        return False
+    payloads, times = list(map(_payload, chunks)), list(map(_time, chunks))
+    sizes = list(map(len, payloads))
+    largest, high = max(sizes), min(times) >> _FAST_BITS
+    short = largest < _ONE_BYTE_SIZE
+    same_length = short or (min(sizes) >= _ONE_BYTE_SIZE and largest < _TWO_BYTE_SIZE)
+    if not same_length or max(times) >> _FAST_BITS != high or high not in _FAST_HIGH:
+        return False
+    both = [b""] * (2 * len(payloads))
+    both[::2], both[1::2] = heads(times, sizes, _eight_bytes(high), short=short), payloads
+    parts += both
+    return True
 
 
 def _write_chunks(chunks: Sequence[Chunk], parts: list[bytes]) -> None:
@@ -83,11 +106,11 @@ def _write_chunks(chunks: Sequence[Chunk], parts: list[bytes]) -> None:
         if time >> _FAST_BITS != high:
             high = time >> _FAST_BITS
             high_bytes = _eight_bytes(high) if high in _FAST_HIGH else 0
-        if chunk.content_type or not high_bytes or size >= 1 << 13:
+        if chunk.content_type or not high_bytes or size >= _TWO_BYTE_SIZE:
             add(_chunk_head(chunk))
         else:
             bits = high_bytes | time << 1 & 0x7E | time << 2 & 0x7F00 | time << 3 & 0x7F0000
-            if size < 64:
+            if size < _ONE_BYTE_SIZE:
                 add(_pack_short(chunk.kind << 1, bits, 0, size << 1))
             else:
                 add(_pack(chunk.kind << 1, bits, 0, size << 1 & 0x7F | 0x80, size >> 6))

@@ -12,7 +12,8 @@ CONTENT_TYPE_CHARS_MAX = 255
 _BINARY = "application/octet-stream"
 _BYTES = (bytes, bytearray, memoryview)
 _PLAIN = frozenset({dict, list, tuple, str, int, float, bool, type(None)})  # nearly all that is ever yielded
-_encoder = msgspec.json.Encoder()
+_encode = msgspec.json.Encoder().encode
+_UNENCODABLE = (TypeError, ValueError, RecursionError, OverflowError)
 
 
 class Chunk(msgspec.Struct, frozen=True):
@@ -34,7 +35,10 @@ def encode_value(value: Any) -> tuple[bytes, str]:
     Raises :class:`InvalidChunk` for what JSON cannot carry and for payloads over ``CHUNK_BYTES_MAX``.
     """
     if type(value) in _PLAIN:
-        payload, content_type = _to_json(value), ""
+        try:
+            payload, content_type = _encode(value), ""
+        except _UNENCODABLE as problem:
+            raise _refused(value, problem) from problem
     else:
         payload, content_type = _encode_other(value)
     if len(payload) > CHUNK_BYTES_MAX:
@@ -65,10 +69,14 @@ def _encode_other(value: Any) -> tuple[bytes, str]:
 
 def _to_json(value: Any) -> bytes:
     try:
-        return _encoder.encode(value)
-    except (TypeError, ValueError, RecursionError, OverflowError) as problem:
-        raise InvalidChunk(
-            f"a {type(value).__name__} cannot be serialised to JSON: {problem}",
-            where="yield",
-            hint="Yield JSON-able values, dataclasses, msgspec structs or bytes",
-        ) from problem
+        return _encode(value)
+    except _UNENCODABLE as problem:
+        raise _refused(value, problem) from problem
+
+
+def _refused(value: Any, problem: Exception) -> InvalidChunk:
+    return InvalidChunk(
+        f"a {type(value).__name__} cannot be serialised to JSON: {problem}",
+        where="yield",
+        hint="Yield JSON-able values, dataclasses, msgspec structs or bytes",
+    )

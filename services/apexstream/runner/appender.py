@@ -1,17 +1,24 @@
-"""Turns what an action yields into runs of chunks, one run in flight a stream.
+"""Turns what an action yields into runs of chunks.
 
 A run is what was yielded while the run before it flew: one chunk at low rates, many under load, so that the cost of a
-record is shared exactly when it matters and a lone chunk never waits.
+record is shared exactly when it matters and a lone chunk never waits. What fills a whole run waits for nothing: a few such
+runs may fly behind one another, in the order of the partition that they go to.
 """
 
 import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from operator import attrgetter
 from typing import Protocol
 
 from apexstream.core.chunk import RUN_BYTES_MAX, RUN_CHUNKS_MAX, Chunk
 from apexstream.core.errors import Unavailable
 from apexstream.runner.buffer import CHUNK_OVERHEAD_BYTES, Buffer
+
+RUNS_IN_FLIGHT_MAX = 4  # of one stream; as much as the credit of one action comes to
+
+_payload = attrgetter("payload")
 
 Put = Callable[[bytes, "StreamAppender"], None]
 """Sends one encoded run towards the log and reports to the appender what became of it."""
@@ -27,6 +34,19 @@ class RunEncoder(Protocol):
     ) -> tuple[bytes, bytes]: ...
 
 
+@dataclass(frozen=True, slots=True)
+class _Flight:
+    """What a run that is not acknowledged yet takes up."""
+
+    payload_bytes: int
+    chunks: int
+    state_bytes: int  # of all checkpoints that fell into it
+
+    @property
+    def cost_bytes(self) -> int:
+        return _cost(self.payload_bytes, self.chunks, self.state_bytes)
+
+
 class StreamAppender:
     """The writing end of one attempt, from ``next_seq`` and ``previous_hash`` on. Used from the event loop only.
 
@@ -38,12 +58,11 @@ class StreamAppender:
         "_checkpoints",
         "_encoder",
         "_error",
-        "_flying_bytes",
-        "_flying_chunks",
-        "_flying_state_bytes",
+        "_flying",
         "_hash",
         "_on_taken",
         "_pending",
+        "_pending_bytes",
         "_put",
         "_taken",
         "_waiting_bytes",
@@ -69,10 +88,9 @@ class StreamAppender:
         self._hash = previous_hash
         self._taken = next_seq  # of the next chunk to fly
         self._pending: list[Chunk] = []
+        self._pending_bytes = 0  # payloads
         self._checkpoints: deque[tuple[int, bytes]] = deque()  # (seq after the chunk that it covers, state)
-        self._flying_bytes = -1  # of the run in flight; -1: none
-        self._flying_chunks = 0
-        self._flying_state_bytes = 0  # of all checkpoints that fell into it
+        self._flying: deque[_Flight] = deque()
         self._waiting_bytes = 0  # in the buffer, in flight or not
         self._error: Unavailable | None = None
         self._wake: asyncio.Event | None = None
@@ -82,17 +100,18 @@ class StreamAppender:
         attempt, if one did."""
         if self._error is not None:
             raise self._error
+        size_bytes = _payload_bytes(chunks)
         self._pending.extend(chunks)
+        self._pending_bytes += size_bytes
         self.next_seq += len(chunks)
         if checkpoint is not None:
             self._checkpoints.append((self.next_seq, checkpoint))
-        self._fill(_cost(sum(len(chunk.payload) for chunk in chunks), len(chunks), len(checkpoint or b"")))
-        if self._flying_bytes < 0:
-            self._ship()
+        self._fill(_cost(size_bytes, len(chunks), len(checkpoint or b"")))
+        self._ship_ready()
 
     async def flush(self) -> None:
         """Wait until all that was put is acknowledged; raises the error that ended this attempt, if one did."""
-        while self._error is None and (self._flying_bytes >= 0 or self._pending):
+        while self._error is None and (self._flying or self._pending):
             if self._wake is None:
                 self._wake = asyncio.Event()
             self._wake.clear()
@@ -101,56 +120,65 @@ class StreamAppender:
             raise self._error
 
     def appended(self, offset: int) -> None:  # noqa: ARG002 - the listener's signature
-        """The run in flight is in the log."""
+        """The first run in flight is in the log."""
         if self._error is not None:
             return
-        taken, count = self._flying_bytes, self._flying_chunks
-        landed_bytes = _cost(taken, count, self._flying_state_bytes)
-        self._flying_bytes = -1
-        if self._pending:
-            self._ship()
-        self._fill(-landed_bytes)
-        self._on_taken(taken, count)
+        landed = self._flying.popleft()
+        self._ship_ready()
+        self._fill(-landed.cost_bytes)
+        self._on_taken(landed.payload_bytes, landed.chunks)
         self._notify()
 
     def failed(self, error: Unavailable) -> None:
-        """The run in flight may or may not be in the log: this attempt is over."""
+        """What is in flight may or may not be in the log: this attempt is over."""
         self._error = error
-        self._flying_bytes = -1
+        self._flying.clear()
         self._pending.clear()
         self._checkpoints.clear()
         self._fill(-self._waiting_bytes)
         self._notify()
 
+    def _ship_ready(self) -> None:
+        while self._pending and (not self._flying or (self._fills_a_run and len(self._flying) < RUNS_IN_FLIGHT_MAX)):
+            self._ship()
+
+    @property
+    def _fills_a_run(self) -> bool:
+        return len(self._pending) >= RUN_CHUNKS_MAX or self._pending_bytes >= RUN_BYTES_MAX
+
     def _ship(self) -> None:
-        chunks, checkpoint, size = self._take()
-        value, self._hash = self._encoder.encode(self._taken, chunks, checkpoint, self._hash)
-        self._taken += len(chunks)
-        self._flying_bytes, self._flying_chunks = size, len(chunks)
+        first_seq = self._taken
+        chunks, checkpoint, flight = self._take()
+        value, self._hash = self._encoder.encode(first_seq, chunks, checkpoint, self._hash)
+        self._flying.append(flight)
         self._put(value, self)
 
-    def _take(self) -> tuple[Sequence[Chunk], bytes | None, int]:
-        """The next run. If checkpoints fall into it, it ends with the last of them: the ones before can never be resumed
-        from, because the record is in the log as a whole or not at all."""
-        count = size = state_bytes = 0
-        checkpoint = None
-        checkpointed = (0, 0)  # chunks and bytes up to the last checkpoint
-        for number, chunk in enumerate(self._pending[:RUN_CHUNKS_MAX], 1):
-            length = len(chunk.payload)
-            if count and size + length > RUN_BYTES_MAX:
-                break
-            count = number
-            size += length
-            while self._checkpoints and self._checkpoints[0][0] == self._taken + count:
-                _, checkpoint = self._checkpoints.popleft()
-                state_bytes += len(checkpoint)
-                checkpointed = count, size
-        if checkpoint is not None:
-            count, size = checkpointed
+    def _take(self) -> tuple[Sequence[Chunk], bytes | None, _Flight]:
+        """The next run, and the last of the checkpoints that fall into it, with which it ends. Those before can never be
+        resumed from, because the record is in the log as a whole or not at all."""
+        count, size_bytes = self._fitting()
+        checkpoint, state_bytes = None, 0
+        end = self._taken
+        while self._checkpoints and self._checkpoints[0][0] <= self._taken + count:
+            end, checkpoint = self._checkpoints.popleft()
+            state_bytes += len(checkpoint)
+        if checkpoint is not None and end - self._taken < count:
+            count = end - self._taken
+            size_bytes = _payload_bytes(self._pending[:count])
         taken = self._pending[:count]
         del self._pending[:count]
-        self._flying_state_bytes = state_bytes
-        return taken, checkpoint, size
+        self._pending_bytes -= size_bytes
+        self._taken += count
+        return taken, checkpoint, _Flight(size_bytes, count, state_bytes)
+
+    def _fitting(self) -> tuple[int, int]:
+        """How many of the pending chunks fit into a run, at least one, and the bytes of their payloads."""
+        count = min(len(self._pending), RUN_CHUNKS_MAX)
+        size_bytes = self._pending_bytes if count == len(self._pending) else _payload_bytes(self._pending[:count])
+        while count > 1 and size_bytes > RUN_BYTES_MAX:
+            count -= 1
+            size_bytes -= len(self._pending[count].payload)
+        return count, size_bytes
 
     def _fill(self, size_bytes: int) -> None:
         """Account for so much more that waits; less if negative."""
@@ -163,6 +191,10 @@ class StreamAppender:
     def _notify(self) -> None:
         if self._wake is not None:
             self._wake.set()
+
+
+def _payload_bytes(chunks: Sequence[Chunk]) -> int:
+    return sum(map(len, map(_payload, chunks)))
 
 
 def _cost(payload_bytes: int, count: int, state_bytes: int) -> int:

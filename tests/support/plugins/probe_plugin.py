@@ -133,6 +133,16 @@ async def steady(ctx: ActionContext, n: int = 100, interval_s: float = 0.02) -> 
         await asyncio.sleep(interval_s)
 
 
+@plugin.action(resume="checkpointed")
+async def saved(ctx: ActionContext, n: int = 5, interval_s: float = 0.0, pad: int = 0) -> AsyncIterator[Chunk]:
+    """Like count, with the number to go on from after every chunk."""
+    padding, due = "x" * pad, time.perf_counter()
+    for number in range(ctx.restored(int) or 0, n):
+        due += interval_s
+        await asyncio.sleep(max(0.0, due - time.perf_counter()))
+        yield Chunk({"i": number, "t": time.time_ns(), "pad": padding}, checkpoint=number + 1)
+
+
 @plugin.action
 async def silent(ctx: ActionContext, before: int = 0) -> AsyncIterator[int]:
     """Yield some chunks, then nothing for ever."""

@@ -58,7 +58,12 @@ class OpenBatch:
             slow = now_us - self.resumed_us >= SLOW_STEP_US
             self._send_at_us = now_us if slow else now_us + BATCH_AGE_US
         self.resumed_us = now_us
-        self.add(payload, content_type, checkpoint, now_us)
+        if content_type or checkpoint is not None:
+            self.add(payload, content_type, checkpoint, now_us)
+        else:  # nearly all there are
+            payloads.append(payload)
+            self._times.append(now_us)
+            self._size += len(payload)
         return len(payloads) >= self.count_max or self._size >= self.size_max or now_us >= self._send_at_us
 
     def add(self, payload: bytes, content_type: str, checkpoint: bytes | None, time_us: int) -> None:

@@ -82,6 +82,7 @@ class Execution:
         self._batch = OpenBatch(number, now_us)
         self._batch.limit(credit)
         self._scheduled = False
+        self._seen = 0  # chunks in the open batch a turn of the event loop ago
         self._puller: Puller | None = None  # of a plain generator
         self._reported: asyncio.Future[None] = self._loop.create_future()
         self._reported.set_result(None)
@@ -275,7 +276,18 @@ class Execution:
     def _send_soon(self) -> None:
         if not self._scheduled:
             self._scheduled = True
-            self._loop.call_soon(self._send_now)
+            self._seen = len(self._batch.payloads)
+            self._loop.call_soon(self._send_settled)
+
+    def _send_settled(self) -> None:
+        """Send once a turn of the event loop brought nothing more: an action that now and then lets others run fills whole
+        batches all the same. What it fills them with is bounded, and so is their age."""
+        count = len(self._batch.payloads)
+        if count != self._seen and not self._held:
+            self._seen = count
+            self._loop.call_soon(self._send_settled)
+        else:
+            self._send_now()
 
     def _send_now(self) -> None:
         self._scheduled = False
