@@ -2,8 +2,7 @@
 
 import os
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from importlib import import_module
 
 import structlog
@@ -14,6 +13,7 @@ from apexstream.cli.running import kafka_servers
 from apexstream.core.errors import ApexError, InvalidConfiguration
 from apexstream.runtime.lifecycle import ABANDON_GRACE_S, Serve, run_service
 from apexstream.runtime.logs import configure_logs
+from apexstream.runtime.probes import expose
 from apexstream.runtime.settings import Settings, load_settings
 from apexstream.runtime.tracing import exported
 
@@ -30,29 +30,12 @@ def serve(service: str, supervisor_fd: int | None) -> ExitCode:
         settings = load_settings()
         settings = settings.model_copy(update={"bootstrap_servers": kafka_servers(settings)})
         configure_logs(settings, service=service)
-        with exported(service), _probes(service, settings):
+        with exported(service), expose(service, settings):
             return _run(work, settings, leash)
     except ApexError as problem:
         if leash is not None:
             leash.report(Report(failed=problem.as_dict()))
         raise
-
-
-@contextmanager
-def _probes(service: str, settings: Settings) -> Iterator[None]:
-    """Metrics and health of this process, as long as it runs."""
-    if settings.metrics_port == "off":
-        yield
-        return
-    from apexstream.runtime.exposition import renderer
-    from apexstream.runtime.health import HEALTH
-    from apexstream.runtime.meters import METERS
-    from apexstream.runtime.probes import probes
-
-    render = renderer(METERS, service=service)
-    with probes(settings.metrics_host, settings.metrics_port, HEALTH, render, service=service) as url:
-        structlog.get_logger("apexstream.cli.serve").info("metrics and health", url=url)
-        yield
 
 
 def _run(work: Serve, settings: Settings, leash: Leash | None) -> ExitCode:

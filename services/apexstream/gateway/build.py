@@ -51,11 +51,24 @@ _log = structlog.get_logger(__name__)
 
 
 async def serve(settings: Settings, *, ready: Callable[[str], None], stop: asyncio.Event) -> None:
-    """Serve until ``stop``; ``ready`` is called with the base URL once tasks are taken and streams are relayed."""
+    """Serve until ``stop``, in this process or in ``gateway_workers`` others; ``ready`` is called with the base URL once tasks
+    are taken and streams are relayed."""
+    if settings.gateway_workers == 1:
+        await serve_one(settings, ready=ready, stop=stop)
+        return
+    from apexstream.gateway.workers import serve_workers  # it starts this module in other processes
+
+    await serve_workers(settings, ready=ready, stop=stop)
+
+
+async def serve_one(
+    settings: Settings, *, ready: Callable[[str], None], stop: asyncio.Event, shared: bool = False
+) -> None:
+    """Serve in this process; ``shared``: the port is also other workers'."""
     clock, codec, kafka = SystemClock(), Codec(), connection(settings)
     secret = shared_key(settings)
     access = await make_access(settings, clock, secret)  # first: it may refuse to listen there at all
-    listener = listen(settings.host, settings.port)
+    listener = listen(settings.host, settings.port, shared=shared)
     name, keys = settings.instance_name("gateway"), local_keys(settings)
     topics = {
         topic: settings.topic(topic)
@@ -200,14 +213,19 @@ async def serve(settings: Settings, *, ready: Callable[[str], None], stop: async
         await run_until(stop, view.run(), index.run(), hub.run(), *durable.loops(), web())
 
 
-def listen(host: str, port: int) -> socket.socket:
-    """A listening socket, bound before anything else is started, so that a taken port is reported at once."""
+def listen(host: str, port: int, *, shared: bool = False) -> socket.socket:
+    """A listening socket, bound before anything else is started, so that a taken port is reported at once.
+
+    ``shared``: several processes listen there, and the kernel spreads connections over them.
+    """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)  # inherited by accepted connections
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, USER_TIMEOUT_MS)
+    if shared:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
     try:
         listener.bind((host, port))
         listener.listen(4096)

@@ -13,9 +13,12 @@ from socket import socket
 from typing import Any
 
 import msgspec
+import structlog
 
 from apexstream.core.errors import InvalidConfiguration
-from apexstream.runtime.health import Health, Report
+from apexstream.runtime.health import HEALTH, Health, Report
+from apexstream.runtime.meters import METERS
+from apexstream.runtime.settings import Settings
 
 CONNECTIONS_MAX = 16  # at once; more are closed unanswered
 IDLE_TIMEOUT_S = 10.0
@@ -44,6 +47,20 @@ def probes(host: str, port: int, health: Health, render: Render, *, service: str
     finally:
         server.shutdown()
         server.server_close()
+
+
+@contextmanager
+def expose(service: str, settings: Settings) -> Iterator[None]:
+    """Metrics and health of this process, where ``settings`` say, as long as the context lasts."""
+    if settings.metrics_port == "off":
+        yield
+        return
+    from apexstream.runtime.exposition import renderer
+
+    render = renderer(METERS, service=service)
+    with probes(settings.metrics_host, settings.metrics_port, HEALTH, render, service=service) as url:
+        structlog.get_logger(__name__).info("metrics and health", url=url)
+        yield
 
 
 class _Server(ThreadingHTTPServer):

@@ -1,0 +1,74 @@
+"""Several processes on one port: they share the clients, one that dies is replaced, and all say goodbye."""
+
+import asyncio
+import signal
+from pathlib import Path
+
+import msgspec
+import psutil
+import websockets
+from tests.support.archive import rig
+from tests.support.gateways import GatewayProcess, gateways
+from tests.support.streams import CODEC, NOW_US, Author, append, numbered
+
+from apexstream.core.events import TaskSubmitted
+from apexstream.core.tiers import Tier
+
+CLIENTS = 24
+
+
+def workers_of(gateway: GatewayProcess) -> set[int]:
+    assert gateway.process is not None
+    return {child.pid for child in psutil.Process(gateway.process.pid).children()}
+
+
+def owners(port: int, pids: set[int]) -> list[int]:
+    """Who has the connections to ``port``."""
+    return [
+        pid
+        for pid in pids
+        for each in psutil.Process(pid).net_connections()
+        if each.status == "ESTABLISHED" and each.laddr.port == port
+    ]
+
+
+async def viewer(url: str) -> websockets.ClientConnection:
+    socket = await websockets.connect(f"ws{url.removeprefix('http')}/stream", compression=None)
+    await socket.send(msgspec.json.encode({"type": "subscribe", "stream_id": "shared"}).decode())
+    return socket
+
+
+async def test_workers_share_clients_are_replaced_and_say_goodbye(kafka: str, topic_prefix: str, tmp_path: Path):
+    async with (
+        rig(kafka, topic_prefix) as made,
+        gateways(1, kafka, topic_prefix, tmp_path, APEX_GATEWAY_WORKERS="2") as (gateway,),
+    ):
+        await made.writer.prepare(made.topic("tasks.normal"))
+        task = TaskSubmitted(
+            task_id="shared", plugin="p", action="a", params=b"{}", tier=Tier.NORMAL, submitted_us=NOW_US
+        )
+        await made.writer.append(made.topic("tasks.normal"), b"shared", CODEC.encode(task))
+        author = Author("shared")
+        await append(made.writer, made.topic("chunks"), "shared", [author.claim(0), author.run(numbered(3))])
+        before = workers_of(gateway)
+        async with asyncio.timeout(60):
+            sockets = await asyncio.gather(*(viewer(gateway.url) for _ in range(CLIENTS)))
+            for socket in sockets:
+                assert [msgspec.json.decode(await socket.recv())["seq"] for _ in range(3)] == [0, 1, 2]
+            assert set(owners(gateway.port, before)) == before
+
+            victim = min(before)
+            psutil.Process(victim).send_signal(signal.SIGKILL)
+            while not workers_of(gateway) - before:
+                await asyncio.sleep(0.05)
+
+            assert await gateway.end(signal.SIGTERM) == 0
+            codes = await asyncio.gather(*(closed(socket) for socket in sockets))
+        assert codes.count(4000) + codes.count(1006) == CLIENTS
+        assert min(codes.count(4000), codes.count(1006)) >= 1
+        assert not any(psutil.pid_exists(pid) for pid in before)
+
+
+async def closed(socket: websockets.ClientConnection) -> int | None:
+    await socket.wait_closed()
+    return socket.close_code
