@@ -1,6 +1,7 @@
-"""Submission to first chunk against two bare hops through Kafka; tasks a second; the scheduler by itself.
+"""The order of work: tasks a second and urgent tasks behind a backlog, next to Celery with Redis; the scheduler by itself.
 
-Client, gateway, dispatcher, runner and broker share the machine; rounds of both sides of a ratio are taken in turn.
+Client, gateway, dispatcher, runner and broker share the machine; rounds of both sides of a ratio are taken in turn. What a
+submission to an idle system takes is measured by ``submit``.
 """
 
 import asyncio
@@ -8,12 +9,13 @@ import gc
 import statistics
 import time
 import tracemalloc
+from collections.abc import Sequence
 
 import httpx
 import msgspec
 import websockets
-from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
-from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka import AIOKafkaConsumer
+from tests.bench.celery_side import Celery, celery
 from tests.bench.measure import median_ratio, quantile, table
 from tests.support.system import own_broker
 
@@ -24,67 +26,45 @@ from apexstream.dispatcher.decisions import Job, Start
 from apexstream.dispatcher.policy import Policy
 from apexstream.dispatcher.scheduler import Scheduler
 
-ROUNDS, EACH = 5, 60
-HOPS = ("bench-hop-1", "bench-hop-2")
-TASKS = 2_000
+ROUNDS, TASKS = 3, 500
 IN_FLIGHT = 64  # submissions at once
+URGENT, BACKLOG, GRAPH = 60, 10_000, 2_000
 SCHEDULED, WAITING = 100_000, 1_000_000
 SLOTS = 64
 
 
-class TwoHops:
-    """A record through two topics: what a submission costs at least."""
-
-    def __init__(self, bootstrap: str) -> None:
-        self._bootstrap = bootstrap
-
-    async def __aenter__(self) -> "TwoHops":
-        admin = AIOKafkaAdminClient(bootstrap_servers=self._bootstrap)
-        await admin.start()
-        await admin.create_topics([NewTopic(topic, 1, 1) for topic in HOPS])
-        await admin.close()
-        self._producer = AIOKafkaProducer(bootstrap_servers=self._bootstrap, acks="all", enable_idempotence=True)
-        await self._producer.start()
-        self._consumers = []
-        for topic in HOPS:
-            consumer = AIOKafkaConsumer(bootstrap_servers=self._bootstrap, enable_auto_commit=False)
-            await consumer.start()
-            consumer.assign([TopicPartition(topic, 0)])
-            await consumer.seek_to_end(TopicPartition(topic, 0))
-            self._consumers.append(consumer)
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        for client in (self._producer, *self._consumers):
-            await client.stop()
-
-    async def measure(self) -> list[float]:
-        """Latencies in ms, one record after the other."""
-        latencies = []
-        for _ in range(EACH):
-            began = time.perf_counter()
-            for topic, consumer in zip(HOPS, self._consumers, strict=True):
-                await self._producer.send(topic, b"x" * 200, partition=0)
-                await consumer.getone()
-            latencies.append((time.perf_counter() - began) * 1000)
-        return latencies
-
-
-async def first_chunks(http: httpx.AsyncClient, url: str, number: int) -> list[float]:
-    """Latencies in ms from sending a submission to having its first chunk, one task after the other."""
+async def urgent(http: httpx.AsyncClient, url: str, name: str, count: int) -> list[float]:
+    """Milliseconds from the submission of a high task to its end at a viewer, one task after the other."""
     latencies = []
     async with websockets.connect(f"ws{url.removeprefix('http')}/stream", compression=None) as socket:
-        for each in range(EACH):
-            task_id = f"first-{number}-{each}"
+        for each in range(count):
+            task_id = f"{name}-{each}"
             await socket.send(msgspec.json.encode({"type": "subscribe", "stream_id": task_id}).decode())
-            body = {"plugin": "probe", "action": "count", "params": {"n": 1}, "task_id": task_id}
+            body = {"plugin": "probe", "action": "count", "params": {"n": 0}, "task_id": task_id, "tier": "high"}
             began = time.perf_counter()
             answer = asyncio.create_task(http.post("/tasks", json=body))
-            assert msgspec.json.decode(await socket.recv())["type"] == "stream_update"
+            while msgspec.json.decode(await socket.recv())["type"] != "stream_complete":
+                pass
             latencies.append((time.perf_counter() - began) * 1000)
-            assert msgspec.json.decode(await socket.recv())["type"] == "stream_complete"
             await answer
+            await asyncio.sleep(0.01)
     return latencies
+
+
+async def fill(http: httpx.AsyncClient, name: str, count: int) -> None:
+    """Make ``count`` low tasks wait."""
+    for number in range(0, count, GRAPH):
+        tasks = [
+            {"plugin": "probe", "action": "count", "params": {"n": 0}, "task_id": f"t{each}", "tier": "low"}
+            for each in range(min(GRAPH, count - number))
+        ]
+        answer = await http.post("/graphs", json={"graph_id": f"{name}-{number}", "tasks": tasks})
+        assert answer.status_code == 202, answer.text
+
+
+async def low_waiting(http: httpx.AsyncClient) -> int:
+    """How many low tasks wait."""
+    return int((await http.get("/queue")).json()["tiers"][-1]["depth"])
 
 
 async def tasks_a_second(http: httpx.AsyncClient, bootstrap: str, name: str, *, whole: bool) -> float:
@@ -161,28 +141,56 @@ def bytes_a_waiting_task() -> float:
     return used / WAITING
 
 
+async def behind_a_backlog(http: httpx.AsyncClient, url: str, theirs: Celery | str) -> list[list[object]]:
+    """Rows of p50 and p99 (ms): idle, behind the backlog, and the same with Celery."""
+    idle = await urgent(http, url, "idle", URGENT)
+    await fill(http, "backlog", BACKLOG)
+    busy = await urgent(http, url, "busy", URGENT)
+    left = await low_waiting(http)
+    assert left, "the backlog was gone before the last urgent task"
+    rows = [_row("ApexStream, idle", idle), _row(f"ApexStream, {BACKLOG} low ones before it, {left} at the end", busy)]
+    if isinstance(theirs, str):
+        return rows
+    rows.append(_row("Celery, idle", await theirs.latencies(URGENT, 0)))
+    rows.append(_row(f"Celery, {BACKLOG} low ones before it", await theirs.latencies(URGENT, BACKLOG)))
+    return rows
+
+
+def _row(name: str, times_ms: Sequence[float]) -> list[object]:
+    return [name, quantile(times_ms, 0.5), quantile(times_ms, 0.99)]
+
+
 async def run() -> str:
     """All rounds, and the tables."""
     async with (
         own_broker("gateway", "dispatcher", "runner") as (url, bootstrap),
-        httpx.AsyncClient(base_url=url, timeout=60) as http,
-        TwoHops(bootstrap) as hops,
+        httpx.AsyncClient(base_url=url, timeout=120, limits=httpx.Limits(max_connections=IN_FLIGHT)) as http,
+        celery() as theirs,
     ):
-        await hops.measure()
-        await first_chunks(http, url, 0)
-        pairs = [(await hops.measure(), await first_chunks(http, url, number)) for number in range(1, ROUNDS + 1)]
-        rows: list[list[object]] = []
-        for q, name in ((0.5, "p50"), (0.99, "p99")):
-            theirs, ours = ([quantile(pair[side], q) for pair in pairs] for side in (0, 1))
-            rows.append([name, statistics.median(theirs), statistics.median(ours), median_ratio(ours, theirs)])
-        singly = [await tasks_a_second(http, bootstrap, f"single-{n}", whole=False) for n in range(3)]
-        whole = [await tasks_a_second(http, bootstrap, f"graph-{n}", whole=True) for n in range(3)]
-    figures: list[list[object]] = [
-        ["tasks/s, POST /tasks each", int(statistics.median(singly))],
-        ["tasks/s, one POST /graphs", int(statistics.median(whole))],
-        ["scheduler alone, tasks/s", int(statistics.median(decisions_a_second() for _ in range(3)))],
-        ["scheduler, bytes a waiting task of a million", int(bytes_a_waiting_task())],
+        await tasks_a_second(http, bootstrap, "warm", whole=True)
+        rounds = []
+        for n in range(ROUNDS):
+            graph = await tasks_a_second(http, bootstrap, f"graph-{n}", whole=True)
+            single = await tasks_a_second(http, bootstrap, f"single-{n}", whole=False)
+            rounds.append((graph, single, 0.0 if isinstance(theirs, str) else await theirs.rate(TASKS)))
+        graphs, singles, others = zip(*rounds, strict=True)
+        latencies = await behind_a_backlog(http, url, theirs)
+    rows: list[list[object]] = [["one POST /graphs", int(statistics.median(graphs))]]
+    rows.append([f"POST /tasks each, {IN_FLIGHT} at once", int(statistics.median(singles))])
+    if isinstance(theirs, str):
+        rows[0].append("-"), rows[1].append("-")
+        note = f"Celery was left out: {theirs}\n"
+    else:
+        rows[0].append(median_ratio(graphs, others)), rows[1].append(median_ratio(singles, others))
+        rows.append(["Celery with Redis, two processes", int(statistics.median(others)), 1.0])
+        note = ""
+    alone: list[list[object]] = [
+        ["tasks a second through submit, start, end", int(statistics.median(decisions_a_second() for _ in range(3)))],
+        ["bytes a waiting task, of a million", int(bytes_a_waiting_task())],
     ]
-    return table("Submission to first chunk", ["", "two bare hops ms", "ApexStream ms", "ratio"], rows) + table(
-        f"Throughput ({TASKS} empty tasks)", ["what", "figure"], figures
+    return (
+        table(f"Tasks a second ({TASKS} empty tasks to the last completed)", ["", "tasks/s", "to Celery"], rows)
+        + table("An urgent task, to its end (ms)", ["", "p50", "p99"], latencies)
+        + table("The scheduler alone", ["", ""], alone)
+        + note
     )

@@ -339,3 +339,70 @@ async def test_no_task_is_lost_or_assigned_twice_when_dispatchers_are_killed(
         assigned = await live_assignments(settings)
         assert len(assigned) == 3 * 400
         assert set(assigned.values()) == {1}
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def narrow(kafka: str, topic_prefix: str) -> AsyncIterator[Apex]:
+    """An ApexStream with one task slot, whose high tasks may park others."""
+    settings = Settings(
+        bootstrap_servers=kafka,
+        topic_prefix=topic_prefix,
+        port=0,
+        runner_capacity=1,
+        preempt="on",
+        tenant_waiting_max=5,
+    )
+    async with running(settings) as apex:
+        yield apex
+
+
+async def test_a_preemptible_task_is_parked_for_a_high_one_and_goes_on_with_its_viewer_attached(narrow: Apex) -> None:
+    body = {"plugin": "probe", "action": "steady", "params": {"n": 60}, "tier": "low"}
+    low = (await narrow.http.post("/tasks", json={**body, "scheduling": {"preemptible": True}})).json()["task_id"]
+    viewer = asyncio.create_task(narrow.follow(low))
+    await until(narrow, low, "running")
+
+    high = await narrow.http.post("/tasks", json={"plugin": "probe", "action": "count", "tier": "high"})
+    await narrow.follow(high.json()["task_id"])
+    parked = (await narrow.http.get(f"/tasks/{low}")).json()
+    messages = await viewer
+
+    assert parked["status"] != "completed"  # the high one had its turn in between
+    chunks = [message for message in messages if message["type"] == "stream_update"]
+    assert [chunk["data"] for chunk in chunks] == list(range(60))
+    assert messages[-1]["type"] == "stream_complete"
+    await until(narrow, low, "completed")
+    assert (await narrow.http.get(f"/tasks/{low}")).json()["attempt"] == 2
+    history = (await narrow.http.get(f"/tasks/{low}/why")).json()["history"]
+    assert f"makes room for {high.json()['task_id']} of tier high" in [told["reason"] for told in history]
+
+
+async def test_a_parked_task_that_is_cancelled_ends_its_stream_where_it_stood(narrow: Apex) -> None:
+    body = {"plugin": "probe", "action": "steady", "params": {"n": 500}, "tier": "low"}
+    low = (await narrow.http.post("/tasks", json={**body, "scheduling": {"preemptible": True}})).json()["task_id"]
+    viewer = asyncio.create_task(narrow.follow(low))
+    await until(narrow, low, "running")
+    long = {"plugin": "probe", "action": "count", "params": {"n": 10_000, "interval_s": 0.01}, "tier": "high"}
+    high = (await narrow.http.post("/tasks", json=long)).json()["task_id"]
+    await until(narrow, low, "parked")
+
+    await narrow.http.delete(f"/tasks/{low}")
+    messages = await viewer
+
+    assert messages[-1]["type"] == "stream_cancelled"
+    assert messages[-1]["data"]["stopped_at_seq"] == messages[-1]["seq"] > 0
+    await narrow.http.delete(f"/tasks/{high}")
+    await until(narrow, high, "cancelled")
+
+
+async def test_a_tenant_with_too_many_waiting_tasks_is_told_when_to_come_back(narrow: Apex) -> None:
+    body = {"plugin": "probe", "action": "count", "scheduling": {"tenant": "many", "needs": {"gpu": 99}}}
+    answers = [await narrow.http.post("/tasks", json=body) for _ in range(6)]
+
+    assert [answer.status_code for answer in answers] == [202] * 5 + [429]
+    refused = answers[-1]
+    assert int(refused.headers["retry-after"]) >= 1
+    assert refused.json()["error"]["code"] == "limit_reached"
+    assert refused.json()["error"]["message"] == "5 tasks of tenant many wait, and at most 5 may"
+    other = await narrow.http.post("/tasks", json={**body, "scheduling": {"tenant": "few"}})
+    assert other.status_code == 202

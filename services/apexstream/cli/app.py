@@ -183,6 +183,41 @@ def forget_command(
     raise typer.Exit(ask("forget", stream, output, url))
 
 
+@app.command("queue")
+def queue_command(output: OutputOption = "text", url: UrlOption = "") -> None:
+    """Show what waits in each tier and how long at most, what runners have in hand, and what cannot start and why."""
+    from apexstream.cli.queue import show_queue
+
+    raise typer.Exit(show_queue(output, url))
+
+
+@app.command("why")
+def why_command(task: TaskArgument, output: OutputOption = "text", url: UrlOption = "") -> None:
+    """Say why a task waits, or why it waited."""
+    from apexstream.cli.queue import show_why
+
+    raise typer.Exit(show_why(task, output, url))
+
+
+@app.command("reschedule")
+def reschedule_command(
+    task: TaskArgument,
+    *,
+    tier: Annotated[Tier | None, typer.Option("--tier", help="Its new tier.", show_default=False)] = None,
+    in_s: Annotated[
+        float | None, typer.Option("--in", metavar="SECONDS", min=0, help="Not to start before so long from now.")
+    ] = None,
+    output: OutputOption = "text",
+    url: UrlOption = "",
+) -> None:
+    """Move a waiting task to another tier or time."""
+    from apexstream.cli.queue import reschedule
+
+    if tier is None and in_s is None:
+        raise typer.BadParameter("say what is to change: --tier or --in", param_hint="TASK")
+    raise typer.Exit(reschedule(task, tier, in_s, output, url))
+
+
 @letters_app.command("list")
 def letters_list(output: OutputOption = "text", url: UrlOption = "") -> None:
     """List dead letters, newest first."""

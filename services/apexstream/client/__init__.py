@@ -14,10 +14,12 @@ from apexstream.client.frames import (
     decode_frame,
     encode_frame,
 )
-from apexstream.client.model import Action, DeadLetter, Offer, Task
+from apexstream.client.model import Action, DeadLetter, Graph, Offer, Queue, Task, Why
 from apexstream.client.patience import ReconnectPolicy
 from apexstream.client.problems import Problem, RemoteError
+from apexstream.client.queue import EnhancedTaskQueue
 from apexstream.core.options import TaskOptions
+from apexstream.core.scheduling import Reschedule, Scheduling
 from apexstream.core.task import TaskStatus
 from apexstream.core.tiers import Tier
 
@@ -28,20 +30,26 @@ __all__ = [
     "Complete",
     "DeadLetter",
     "EndFrame",
+    "EnhancedTaskQueue",
     "Error",
     "Frame",
+    "Graph",
     "Offer",
     "Problem",
     "Progress",
     "ProgressReport",
+    "Queue",
     "ReconnectPolicy",
     "RemoteError",
+    "Reschedule",
     "Rewind",
+    "Scheduling",
     "Task",
     "TaskOptions",
     "TaskStatus",
     "Tier",
     "Update",
+    "Why",
     "decode_frame",
     "encode_frame",
 ]

@@ -13,7 +13,7 @@ from apexstream.client.address import parse_address
 from apexstream.client.credentials import TokenSource, authorization, token_source
 from apexstream.client.follower import Follower
 from apexstream.client.frames import Frame
-from apexstream.client.model import DeadLetter, Offer, Task
+from apexstream.client.model import Cancelling, DeadLetter, Graph, Offer, Queue, Task, Why
 from apexstream.client.patience import ReconnectPolicy
 from apexstream.client.position import Position
 from apexstream.client.problems import Problem, RemoteError
@@ -28,6 +28,7 @@ from apexstream.core.errors import (
 )
 from apexstream.core.ids import check_id, new_id
 from apexstream.core.options import TaskOptions
+from apexstream.core.scheduling import Reschedule, Scheduling
 from apexstream.core.tiers import Tier
 from apexstream.runtime.clock import Clock, SystemClock
 
@@ -104,10 +105,13 @@ class Client:
         tier: Tier | str = Tier.NORMAL,
         task_id: str | None = None,
         options: TaskOptions | None = None,
+        scheduling: Scheduling | None = None,
+        idempotency_key: str = "",
     ) -> Task:
-        """Ask for one run of an action and return the waiting task; ``options`` override what the action declares.
+        """Ask for one run of an action and return the waiting task; ``options`` override what the action declares,
+        ``scheduling`` says what it comes after, needs and shares. Submissions with one ``idempotency_key`` are one task.
 
-        The client chooses the task's id unless ``task_id`` gives one, so a submission whose answer was lost
+        Without such a key the client chooses the task's id unless ``task_id`` gives one, so a submission whose answer was lost
         (:class:`~apexstream.core.errors.OutcomeUnknown`, whose ``where`` is the id) can be looked up or made again.
         """
         chosen = (
@@ -122,12 +126,13 @@ class Client:
         }
         if options is not None:
             body["options"] = options
+        if scheduling is not None:
+            body["scheduling"] = scheduling
+        if idempotency_key:
+            body["idempotency_key"] = idempotency_key
+            body["task_id"] = task_id or ""
         try:
-            content = msgspec.json.encode(body)
-        except (TypeError, ValueError, RecursionError, OverflowError) as problem:
-            raise InvalidParameters(f"cannot be written as JSON: {problem}", where="params") from None
-        try:
-            return await self._call("POST", "/tasks", Task, content=content)
+            return await self._call("POST", "/tasks", Task, content=_json(body))
         except OutcomeUnknown as problem:
             raise OutcomeUnknown(
                 problem.what, where=chosen, hint="Ask for this task, or submit again with the same task_id"
@@ -144,6 +149,39 @@ class Client:
     async def cancel(self, task_id: str) -> Task:
         """Ask for a task's end. The state is ``cancelling``, or the final one if it had ended already."""
         return await self._call("DELETE", _task_path(task_id), Task)
+
+    async def submit_graph(self, tasks: Sequence[Mapping[str, Any]], *, graph_id: str = "") -> Graph:
+        """Submit tasks that come after each other, all or none. Each is a body of ``POST /tasks``, whose ``task_id`` is its
+        name in the graph and whose ``scheduling.after`` names others of it."""
+        return await self._call("POST", "/graphs", Graph, content=_json({"tasks": tasks, "graph_id": graph_id}))
+
+    async def graph(self, graph_id: str) -> Graph:
+        """The tasks of a graph as they stand."""
+        return await self._call("GET", f"/graphs/{quote(graph_id, safe='')}", Graph)
+
+    async def cancel_graph(self, graph_id: str) -> Sequence[str]:
+        """Ask for the end of all tasks of a graph; gives the ids of those that had not ended."""
+        return (await self._call("DELETE", f"/graphs/{quote(graph_id, safe='')}", Cancelling)).cancelling
+
+    async def cancel_label(self, label: str) -> Sequence[str]:
+        """Ask for the end of all tasks with a label; gives the ids of those that had not ended."""
+        return (await self._call("DELETE", f"/labels/{quote(label, safe='')}", Cancelling)).cancelling
+
+    async def reschedule(self, task_id: str, change: Reschedule) -> Task:
+        """Other terms for a waiting task. ``RemoteError`` (``conflict``) if it waits no longer."""
+        return await self._call("PATCH", _task_path(task_id), Task, content=msgspec.json.encode(change))
+
+    async def why(self, task_id: str) -> Why:
+        """Why a task waits, or why it waited."""
+        return await self._call("GET", f"{_task_path(task_id)}/why", Why)
+
+    async def queue(self) -> Queue:
+        """What waits in each tier, how long, and how long at most."""
+        return await self._call("GET", "/queue", Queue)
+
+    def now_us(self) -> int:
+        """The time by this client's clock, microseconds since the epoch."""
+        return self._clock.now_us()
 
     async def pause(self, task_id: str) -> Task:
         """Hold a running task at its next yield. ``RemoteError`` (``conflict``) if it has ended."""
@@ -220,6 +258,13 @@ class Client:
         except httpx.TransportError as problem:
             kind = Unavailable if method == "GET" else OutcomeUnknown
             raise kind(f"no answer: {problem or type(problem).__name__}", where=self.address.http) from problem
+
+
+def _json(body: Mapping[str, Any]) -> bytes:
+    try:
+        return msgspec.json.encode(body)
+    except (TypeError, ValueError, RecursionError, OverflowError) as problem:
+        raise InvalidParameters(f"cannot be written as JSON: {problem}", where="params") from None
 
 
 def _refusal(response: httpx.Response) -> ApexError:

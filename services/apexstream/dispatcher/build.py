@@ -8,7 +8,7 @@ from typing import Any
 from apexstream.contracts.codec import Codec
 from apexstream.core.ids import new_id
 from apexstream.core.tiers import Tier
-from apexstream.dispatcher.policy import Policy
+from apexstream.dispatcher.configured import policy_of
 from apexstream.dispatcher.service import Dispatcher
 from apexstream.log.chunks import ChunkLog
 from apexstream.log.connection import connection
@@ -21,9 +21,7 @@ from apexstream.runtime.settings import Settings
 from apexstream.runtime.supervise import run_until
 
 
-async def serve(
-    settings: Settings, *, ready: Callable[[str], None], stop: asyncio.Event, policy: Policy | None = None
-) -> None:
+async def serve(settings: Settings, *, ready: Callable[[str], None], stop: asyncio.Event) -> None:
     """Dispatch, or stand by while another dispatcher does, until ``stop``. ``ready`` is called once all that earlier
     dispatchers did is known."""
     clock, codec, kafka = SystemClock(), Codec(), connection(settings)
@@ -37,13 +35,15 @@ async def serve(
     async with (
         Writer(kafka, client_id=name, timeout_s=settings.append_timeout_s) as writer,
         LogReader(kafka, client_id=f"{name}-view") as reader,
+        LogReader(kafka, client_id=f"{name}-scan") as scans,
     ):
         await writer.prepare(chunks, events, assignments, control, queue)
+        await scans.partitions(chunks)
         dispatcher = Dispatcher(
             life,
             codec=codec,
             clock=clock,
-            policy=policy or Policy(),
+            policy=policy_of(settings),
             tier_topics=tiers,
             assignment_partitions=[number for _, number in await reader.partitions(assignments)],
             assign=lambda partition, key, value, headers=(): writer.append(
@@ -52,7 +52,7 @@ async def serve(
             publish_event=lambda key, value: writer.append(events, key.encode(), value),
             publish_command=lambda key, value: writer.append(control, key.encode(), value),
             publish_state=lambda key, value: writer.append(queue, key.encode(), value),
-            chunks=ChunkLog(chunks, codec, reader, writer, life),
+            chunks=ChunkLog(chunks, codec, scans, writer, life),
             silent_s_max=settings.dispatcher_silent_s,
         )
         view = await View.open(

@@ -151,6 +151,21 @@ class Fleet:
         able = [name for name in live if not self._runners[name].could(shape)]
         return sorted(able, key=lambda name: (self._runners[name].load.tasks, name))
 
+    def report(self, live: Iterable[str]) -> list[dict[str, object]]:
+        """What each live runner has, and what of it is in use."""
+        return [
+            {
+                "runner_id": name,
+                "tasks": runner.load.tasks,
+                "capacity": runner.state.capacity,
+                "amounts": runner.has.amounts,
+                "used": {need: amount for need, amount in runner.load.amounts.items() if amount > 0},
+                "labels": runner.has.labels,
+            }
+            for name in live
+            for runner in (self._runners[name],)
+        ]
+
     def owner(self, partition: int) -> str:
         """The runner that has this partition; empty if none."""
         owner = self._owner.get(partition)

@@ -29,6 +29,7 @@ class QueueReport:
             "held": self._scheduler.waiting - sum(ready.values()),
             "active": self._scheduler.active,
             "starts": self._scheduler.starts,
+            "runners": self._scheduler.runners(now_us),
         }
 
     def _tier(self, tier: Tier, ready: int, now_us: int) -> dict[str, Any]:

@@ -223,6 +223,10 @@ class Scheduler:
         """How many tasks are assigned or running."""
         return len(self._active)
 
+    def runners(self, now_us: int) -> list[dict[str, object]]:
+        """What live runners have and what of it is in use."""
+        return self._fleet.report(self._fleet.live(now_us))
+
     def stuck(self, tier: Tier, now_us: int, limit: int) -> list[tuple[Lane, str]]:
         """Lanes of ``tier`` that cannot start now, each with the reason; at most ``limit``."""
         live = self._fleet.live(now_us)

@@ -153,6 +153,30 @@ class Settings(BaseSettings):
         ),
     ] = 10.0
     runner_capacity: Annotated[int, Field(ge=1, le=10_000, description="Tasks that one runner runs at once.")] = 64
+    tier_shares: Annotated[
+        str, Field(description="Lower tiers' reserved shares, tier=N,…: at least one of N starts while one can start.")
+    ] = "normal=4,low=10"
+    oldest_every: Annotated[
+        int, Field(ge=1, le=1_000, description="Every how many starts of a tier its oldest task goes, whoever's it is.")
+    ] = 4
+    tenant_weights: Annotated[
+        str, Field(description="Tenants' parts of a tier, tenant=weight,…; 1 for those that are not named.")
+    ] = ""
+    action_rates: Annotated[
+        str, Field(description="How often actions may start, plugin.action=starts a second/burst,…")
+    ] = ""
+    passes_max: Annotated[
+        int,
+        Field(
+            ge=1,
+            le=10_000,
+            description="How often a task too large for the room may be passed over; then room is kept.",
+        ),
+    ] = 20
+    preempt: Annotated[
+        Literal["off", "on"],
+        Field(description="on: a waiting task of the highest tier parks a preemptible one of a lower tier."),
+    ] = "off"
     tenant_waiting_max: Annotated[
         int, Field(ge=1, le=10_000_000, description="Tasks of one tenant that may wait; past it submissions get 429.")
     ] = 100_000
