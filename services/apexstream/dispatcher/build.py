@@ -54,6 +54,7 @@ async def serve(settings: Settings, *, ready: Callable[[str], None], stop: async
             publish_state=lambda key, value: writer.append(queue, key.encode(), value),
             chunks=ChunkLog(chunks, codec, scans, writer, life),
             silent_s_max=settings.dispatcher_silent_s,
+            sole_of=name if settings.sole_instance else "",
         )
         view = await View.open(
             reader,

@@ -53,6 +53,7 @@ CLAIM_AGAIN_S = 0.2  # drawn up to this, so that two who claimed at once do not 
 TICK_S = 1.0  # how often silent runners are noticed, and the queue's state is told
 
 QUEUE_KEY = "queue"
+LIFE = 11  # characters of a dispatcher's name that tell its lives apart, the dot included
 _log = structlog.get_logger(__name__)
 
 Append = Callable[[str, bytes], Awaitable[object]]
@@ -89,10 +90,12 @@ class Dispatcher:
         publish_state: PublishState,
         chunks: ChunkLog,
         silent_s_max: float,
+        sole_of: str = "",
     ) -> None:
         self.deposed = asyncio.Event()
         self._lease = Lease(silent_s_max, clock.monotonic())
         self._left = asyncio.Event()
+        self._sole_of = sole_of  # earlier lives of this name are known to have ended
         self._name = name
         self._codec = codec
         self._clock = clock
@@ -137,7 +140,8 @@ class Dispatcher:
             told = self._facts.read(record, QueueState) if record.value is not None else None
             if told is not None:
                 self._lease.heard(told.epoch, now_s)
-            elif record.value is None:
+            former = told is not None and told.dispatcher != self._name and told.dispatcher[:-LIFE] == self._sole_of
+            if record.value is None or former:
                 self._lease.goodbye(now_s)
                 self._left.set()
 
