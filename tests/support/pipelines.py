@@ -61,12 +61,13 @@ class Bench:
     async def step(self, number: int, chunks: Sequence[Chunk], kept: int | None = None) -> None:
         """Feed, write the output, write ``kept`` rows of the state (None: all)."""
         items = await self.chain.feed(number, chunks, self.call)
+        self.state.check()
         self._write("", self.output, self.chain.written(items))
         for name, late in self.chain.sides().items():
             self._write(name, self.sides.setdefault(name, []), late)
         self.next[number] += len(chunks)
         writes = self.state.commit(
-            definition="", inputs=tuple((seq, 0) for seq in self.next), outputs=self.written, ended=False
+            definition="", inputs=tuple((seq, 0) for seq in self.next), outputs=self.written, last_us=0, ended=False
         )
         for write in writes if kept is None else writes[:kept]:
             if write.row is None:

@@ -20,6 +20,8 @@ from apexstream.cli.topics import declared_topics
 from apexstream.client import Client
 from apexstream.core.errors import Unavailable
 from apexstream.log.admin import apply
+from apexstream.log.fetcher import LogReader
+from apexstream.log.pull import Pull
 from apexstream.runtime.clock import Clock
 from apexstream.runtime.lifecycle import ABANDON_GRACE_S
 from apexstream.runtime.settings import Settings
@@ -27,6 +29,7 @@ from apexstream.runtime.settings import Settings
 STOP_MARGIN_S = 1.0
 OFFER_TIMEOUT_S = 10.0
 OFFER_POLL_S = 0.02
+PIPELINES_WAIT_MS = 10_000
 
 _log = structlog.get_logger("apexstream.up")
 
@@ -57,16 +60,20 @@ class Platform:
             for name in SERVICES
         }
         self._work: list[asyncio.Task[None]] = []
+        self._later: asyncio.Task[None] | None = None
 
     async def start(self) -> Addresses:
         """Start everything and return once all of it serves. Raises what keeps a part from starting."""
-        self._work = [asyncio.create_task(keeper.run(), name=name) for name, keeper in self._keepers.items()]
+        needed = {name: keeper for name, keeper in self._keepers.items() if name != "processors"}
+        self._work = [asyncio.create_task(keeper.run(), name=name) for name, keeper in needed.items()]
         bootstrap = await self._start_kafka()
         self._bootstrap.set_result(bootstrap)
-        await asyncio.gather(*(keeper.ready for keeper in self._keepers.values()))
+        await asyncio.gather(*(keeper.ready for keeper in needed.values()))
         addresses = self._addresses(self._keepers["gateway"].ready.result(), bootstrap)
         await self._offered(addresses.url)
         self._timings.mark("all ready")
+        if self._settings.processors == "on" and self._settings.encryption == "off":
+            self._later = asyncio.create_task(self._process(bootstrap), name="processors")
         return addresses
 
     async def keep(self) -> None:
@@ -82,6 +89,10 @@ class Platform:
         """Stop the services in order, then the broker; what does not stop in time is killed."""
         for keeper in self._keepers.values():
             keeper.stop()
+        if self._later is not None:
+            if self._keepers["processors"].pid is None:
+                self._later.cancel()  # there was no pipeline
+            self._work.append(self._later)
         if self._work:
             timeout_s = self._settings.drain_timeout_s + 2 * ABANDON_GRACE_S + STOP_MARGIN_S
             _, late = await asyncio.wait(self._work, timeout=timeout_s)
@@ -113,6 +124,19 @@ class Platform:
         )
         self._timings.mark("topics ready")
         return bootstrap
+
+    async def _process(self, bootstrap: str) -> None:
+        """Run processors from the first pipeline on: without any, they cost one request in ten seconds."""
+        keeper = self._keepers["processors"]
+        keeper.ready.add_done_callback(lambda ready: ready.cancelled() or ready.exception())  # it says so in the log
+        place = (self._settings.topic("pipelines"), 0)
+        cluster = kafka_cluster(self._settings.model_copy(update={"bootstrap_servers": bootstrap}))
+        async with LogReader(cluster, client_id="apexstream-up") as reader:
+            await reader.partitions(place[0])
+            pipelines = Pull(reader, place, (await reader.starts([place]))[place])
+            while not await pipelines.next(PIPELINES_WAIT_MS):
+                pass
+        await keeper.run()
 
     async def _offered(self, url: str) -> None:
         """Wait until the gateway has read of the runner: before that it refuses tasks."""

@@ -17,7 +17,7 @@ from apexstream.runtime.probes import expose
 from apexstream.runtime.settings import Settings, load_settings
 from apexstream.runtime.tracing import exported
 
-SERVICES = ("gateway", "dispatcher", "runner", "archiver")
+SERVICES = ("gateway", "dispatcher", "runner", "archiver", "processors")
 
 
 def serve(service: str, supervisor_fd: int | None) -> ExitCode:

@@ -14,7 +14,7 @@ from apexstream.client.frames import (
     decode_frame,
     encode_frame,
 )
-from apexstream.client.model import Action, DeadLetter, Graph, Offer, Queue, Task, Why
+from apexstream.client.model import Action, DeadLetter, Graph, Offer, PipelineInfo, Queue, Task, Why
 from apexstream.client.patience import ReconnectPolicy
 from apexstream.client.problems import Problem, RemoteError
 from apexstream.client.queue import EnhancedTaskQueue
@@ -35,6 +35,7 @@ __all__ = [
     "Frame",
     "Graph",
     "Offer",
+    "PipelineInfo",
     "Problem",
     "Progress",
     "ProgressReport",

@@ -13,7 +13,7 @@ from apexstream.client.address import parse_address
 from apexstream.client.credentials import TokenSource, authorization, token_source
 from apexstream.client.follower import Follower
 from apexstream.client.frames import Frame
-from apexstream.client.model import Cancelling, DeadLetter, Graph, Offer, Queue, Task, Why
+from apexstream.client.model import Cancelling, DeadLetter, Graph, Offer, PipelineInfo, Queue, Task, Why
 from apexstream.client.patience import ReconnectPolicy
 from apexstream.client.position import Position
 from apexstream.client.problems import Problem, RemoteError
@@ -48,6 +48,10 @@ class _Tasks(msgspec.Struct, frozen=True):
 
 class _DeadLetters(msgspec.Struct, frozen=True):
     dead_letters: list[DeadLetter]
+
+
+class _Pipelines(msgspec.Struct, frozen=True):
+    pipelines: list[PipelineInfo]
 
 
 class Client:
@@ -202,6 +206,25 @@ class Client:
     async def retry(self, task_id: str) -> Task:
         """Send a dead letter again, as a new task."""
         return await self._call("POST", f"/dead-letters/{quote(task_id, safe='')}/retry", Task)
+
+    async def submit_pipeline(self, definition: Mapping[str, Any], *, pipeline_id: str | None = None) -> PipelineInfo:
+        """Start a pipeline (docs/pipelines.md); its output is the stream of its id. With a ``pipeline_id`` it can be asked for
+        again when the answer was lost. ``InvalidRequest`` for a definition that could never run, with the place in it."""
+        chosen = pipeline_id or new_id(self._clock.now_us() // 1000, os.urandom(10))
+        content = msgspec.json.encode({"pipeline_id": chosen, "definition": definition})
+        return await self._call("POST", "/pipelines", PipelineInfo, content=content)
+
+    async def pipelines(self) -> Sequence[PipelineInfo]:
+        """All pipelines, newest first."""
+        return (await self._call("GET", "/pipelines", _Pipelines)).pipelines
+
+    async def pipeline(self, pipeline_id: str) -> PipelineInfo:
+        """One pipeline."""
+        return await self._call("GET", f"/pipelines/{quote(pipeline_id, safe='')}", PipelineInfo)
+
+    async def cancel_pipeline(self, pipeline_id: str) -> PipelineInfo:
+        """End a pipeline's outputs with a receipt; one that has ended is forgotten, and its outputs stay."""
+        return await self._call("DELETE", f"/pipelines/{quote(pipeline_id, safe='')}", PipelineInfo)
 
     async def follow(self, stream_id: str, from_seq: int = 0, *, cursor: str = "") -> AsyncGenerator[Frame, None]:
         """Every frame of a stream from ``from_seq`` on, in order, none twice and none left out, until its end frame.

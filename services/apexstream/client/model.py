@@ -136,3 +136,15 @@ class Offer(msgspec.Struct, frozen=True, kw_only=True):
     actions: tuple[Action, ...] = ()
     broken_plugins: tuple[str, ...] = ()
     runners: int = 0
+
+
+class PipelineInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """A pipeline. ``streams`` are the ids of all streams that it writes; ``status`` is ``running``, ``cancelling``, ``complete``,
+    ``error`` or ``cancelled``, the last three once its outputs are sealed."""
+
+    pipeline_id: str
+    status: str
+    submitted_us: int
+    streams: tuple[str, ...]
+    definition: dict[str, Any]
+    reason: str = ""

@@ -292,6 +292,7 @@ class Pipeline(Event, frozen=True, kw_only=True):
     submitted_us: int
     cancelled_us: int = 0
     reason: str = ""
+    tenant: str = ""  # whose it is, and whose its inputs must be
 
 
 class PipelineRow(Event, frozen=True, kw_only=True):

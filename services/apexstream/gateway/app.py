@@ -22,6 +22,7 @@ from apexstream.gateway.durable.assembly import Durable
 from apexstream.gateway.measures import CountRequests
 from apexstream.gateway.openapi import document, operation
 from apexstream.gateway.parts import Parts
+from apexstream.gateway.pipelines import Pipelines
 from apexstream.gateway.scheduling import Scheduling
 from apexstream.gateway.static import Page, public_paths
 from apexstream.gateway.streams import Streams
@@ -39,7 +40,7 @@ class Health(msgspec.Struct, frozen=True):
     status: str
 
 
-def make_app(parts: Parts, durable: Durable, page: Path | None) -> Starlette:
+def make_app(parts: Parts, durable: Durable, pipelines: Pipelines, page: Path | None) -> Starlette:
     """All routes; ``page`` is the folder of the built page."""
     control, submissions = Control(parts), Submissions(parts)
     routes: list[BaseRoute] = [
@@ -49,6 +50,7 @@ def make_app(parts: Parts, durable: Durable, page: Path | None) -> Starlette:
         *ticket_routes(parts.access),
         *WebSockets(parts, control).routes(),
         *durable.routes(principal_of, parts.ownership.check),
+        *pipelines.routes(),
         *_health(parts),
     ]
     routes.append(_openapi(routes))

@@ -25,6 +25,7 @@ from apexstream.gateway.durable.assembly import Durable, Hands, Known
 from apexstream.gateway.hub import Hub
 from apexstream.gateway.ownership import Ownership
 from apexstream.gateway.parts import Parts
+from apexstream.gateway.pipelines import KnownPipelines, Origins, Pipelines
 from apexstream.gateway.registry import Registry
 from apexstream.gateway.replay import Replays
 from apexstream.gateway.sockets import FrameSocket
@@ -72,7 +73,15 @@ async def serve_one(
     name, keys = settings.instance_name("gateway"), local_keys(settings)
     topics = {
         topic: settings.topic(topic)
-        for topic in (*(f"tasks.{tier}" for tier in Tier), "control", "task-events", "chunks", "dead-letters", "paths")
+        for topic in (
+            *(f"tasks.{tier}" for tier in Tier),
+            "control",
+            "task-events",
+            "chunks",
+            "dead-letters",
+            "pipelines",
+            "paths",
+        )
     }
     async with (
         Writer(kafka, client_id=name, timeout_s=settings.append_timeout_s) as writer,
@@ -103,9 +112,10 @@ async def serve_one(
             lambda task_id: hub.known(task_id),  # noqa: PLW0108 - the hub is made below
             tenant_waiting_max=settings.tenant_waiting_max,
         )
-
         known = Known(registry, path_index)
-        ownership = Ownership(known.tenant, index.get)
+        pipelines = KnownPipelines(codec, lambda stream_id: hub.known(stream_id))  # noqa: PLW0108 - the hub is made below
+        origins = Origins(known, pipelines, index.get)
+        ownership = Ownership(origins.tenant, index.get)
         relays = Relays()
         watched = Tails(tails, relays)
         segments = SegmentReader(scans, settings.topic("segments"), codec)
@@ -114,7 +124,7 @@ async def serve_one(
             scans,
             codec,
             partition_of=lambda stream_id: _partition(writer, topics["chunks"], stream_id),
-            since_ms=known.since_ms,
+            since_ms=origins.since_ms,
             owner=ownership.owner,
             index=index,
             replays=Replays(segments, keys),
@@ -129,6 +139,7 @@ async def serve_one(
                 **{topics[f"tasks.{tier}"]: registry.on_submissions for tier in Tier},
                 topics["task-events"]: registry.on_task_events,
                 topics["dead-letters"]: registry.on_dead_letters,
+                topics["pipelines"]: pipelines.on_pipelines,
                 settings.topic("runners"): registry.on_runners,
                 settings.topic("queue"): registry.order.on_queue_state,
             },
@@ -194,7 +205,12 @@ async def serve_one(
             name=name,
             is_ready=is_ready,
         )
-        server = _Server(_config(make_app(parts, durable, page_folder()), settings))
+        refused = "pipelines keep what they hold unencrypted, and APEX_ENCRYPTION is on" if keys else ""
+        server = _Server(
+            _config(
+                make_app(parts, durable, Pipelines(parts, pipelines, origins.status, refused), page_folder()), settings
+            )
+        )
 
         async def web() -> None:
             await view.caught_up.wait()

@@ -1,15 +1,24 @@
 """Reads one partition at the reader's own pace: nothing is fetched before what came before was taken."""
 
+from collections.abc import Hashable
+
 from aiokafka.errors import KafkaError, LeaderNotAvailableError
 
 from apexstream.log.fetcher import LogReader, Partition, Record
 
 
 class Pull:
-    """A partition from ``position`` on, over a connection of its own, at most about 1 MiB at once."""
+    """A partition from ``position`` on, over a connection of its own, at most about 1 MiB at once.
 
-    def __init__(self, reader: LogReader, partition: Partition, position: int) -> None:
+    Pulls of one reader and partition that are read side by side need a ``channel`` each: a broker answers the requests of one
+    connection in order, so one would wait behind the other's long poll.
+    """
+
+    def __init__(
+        self, reader: LogReader, partition: Partition, position: int, *, channel: Hashable | None = None
+    ) -> None:
         self.partition = partition
+        self._channel = partition if channel is None else channel
         self.position = position  # the offset after the last record that was given
         self._reader = reader
 
@@ -22,7 +31,7 @@ class Pull:
         for node in self._reader.leaders([self.partition]):
             try:
                 (fetched,) = await self._reader.fetch(
-                    node, {self.partition: self.position}, max_wait_ms=wait_ms, channel=self.partition
+                    node, {self.partition: self.position}, max_wait_ms=wait_ms, channel=self._channel
                 )
             except KafkaError as failure:
                 problem = failure

@@ -127,6 +127,7 @@ class Plugin(BasePlugin):
         self.name = check_id(name, "plugin name")  # type: ignore[misc]  # a class attribute for subclasses, ours per object
         self.summary = summary  # type: ignore[misc]
         self._actions: dict[str, _Action] = {}
+        self._functions: dict[str, Callable[..., Any]] = {}
 
     @overload
     def action(self, function: Function, /) -> Function: ...
@@ -159,6 +160,24 @@ class Plugin(BasePlugin):
             return function
 
         return add if function is None else add(function)
+
+    def function(self, function: Function, /) -> Function:
+        """Make ``function`` one that pipelines may call by name, as ``plugin:name``: a plain or an async function of an
+        element (of ``scan`` and ``reduce``: of what came out so far and an element) that gives what JSON can carry.
+
+        It must be deterministic: pipelines call it again for the same elements after a crash. Raises :class:`TypeError` for a
+        name that is taken.
+        """
+        name = check_id(function.__name__.lower(), "function name")
+        if name in self._functions:
+            raise TypeError(f"plugin {self.name} has two functions named {name}")
+        self._functions[name] = function
+        return function
+
+    @property
+    def functions(self) -> Mapping[str, Callable[..., Any]]:
+        """The functions that pipelines may call, by name."""
+        return self._functions
 
     def get_actions(self) -> list[ActionSpec]:
         """All decorated actions."""

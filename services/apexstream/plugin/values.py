@@ -1,10 +1,11 @@
 """From what a plugin yields to the payload of a chunk."""
 
+from dataclasses import dataclass
 from typing import Any
 
 import msgspec
 
-from apexstream.core.chunk import CHUNK_BYTES_MAX
+from apexstream.core.chunk import CHUNK_BYTES_MAX, WATERMARK_TYPE
 from apexstream.core.errors import InvalidChunk
 
 CONTENT_TYPE_CHARS_MAX = 255
@@ -27,6 +28,14 @@ class Chunk(msgspec.Struct, frozen=True):
     value: Any
     content_type: str = ""
     checkpoint: Any = None
+
+
+@dataclass(frozen=True, slots=True)
+class Watermark:
+    """Put among the elements by whoever knows that none with a time below ``time`` will follow; closes windows. Yielded by an
+    action it tells pipelines so; the unit is theirs."""
+
+    time: float
 
 
 def encode_value(value: Any) -> tuple[bytes, str]:
@@ -56,6 +65,8 @@ def _encode_other(value: Any) -> tuple[bytes, str]:
         value, content_type = value.value, value.content_type
         if len(content_type) > CONTENT_TYPE_CHARS_MAX or not (content_type.isascii() and content_type.isprintable()):
             raise InvalidChunk(f"{content_type[:40]!r} is no content type", where="yield")
+    if isinstance(value, Watermark):
+        return _to_json(value.time), WATERMARK_TYPE
     if isinstance(value, _BYTES):
         return bytes(value), content_type or _BINARY
     if not content_type:

@@ -23,7 +23,7 @@ from apexstream.core.pipelines import (
     Until,
 )
 from apexstream.processors.folds import Folds
-from apexstream.processors.items import ENDED, Element, ElementFailed, Item, Mark, Sides
+from apexstream.processors.items import END, ENDED, Element, ElementFailed, Item, Mark, Sides
 from apexstream.processors.rows import Part
 
 _ALL = b"all"  # the row of a step that has only one
@@ -142,7 +142,10 @@ def _found(at: Callable[[Any], Any], value: Any) -> Any:
 
 
 class Counted:
-    """``take`` and ``skip``: how many were seen is remembered until it does not matter any more."""
+    """``take`` and ``skip``: how many were seen is remembered until it does not matter any more.
+
+    When ``take`` has its elements the stream ends there, whatever the input still brings.
+    """
 
     def __init__(self, operator: Take | Skip, part: Part) -> None:
         self._count = operator.count
@@ -150,17 +153,22 @@ class Counted:
         self._part = part
 
     def feed(self, items: Sequence[Item]) -> list[Item]:
-        seen = before = self._part.get(_ALL) or 0
+        seen: int = self._part.get(_ALL) or 0
         kept: list[Item] = []
         for item in items:
+            if self._takes and seen >= self._count:
+                kept.append(END)
+                break
             if not isinstance(item, Element):
                 kept.append(item)
                 continue
             if (seen < self._count) == self._takes:
                 kept.append(item)
             seen = min(seen + 1, self._count)
-        if seen != before:
-            self._part.put(_ALL, seen)
+            if self._takes and seen == self._count:
+                kept.append(END)
+                break
+        self._part.put(_ALL, seen)
         return kept
 
 
@@ -169,22 +177,29 @@ class Gate:
 
     def __init__(self, operator: TakeWhile | SkipWhile | Until, part: Part) -> None:
         self._passes = fits(operator.where)
-        self._operator = operator
+        self._until = isinstance(operator, Until)
+        self._skips = isinstance(operator, SkipWhile)
         self._part = part
 
     def feed(self, items: Sequence[Item]) -> list[Item]:
-        return [item for item in items if not isinstance(item, Element) or self._keeps(item.value)]
-
-    def _keeps(self, value: Any) -> bool:
+        kept: list[Item] = []
         decided = self._part.get(_ALL) is not None
-        skips = isinstance(self._operator, SkipWhile)
-        if decided:
-            return skips
-        passes = self._passes(value)
-        if passes == isinstance(self._operator, Until):
-            self._part.put(_ALL, 1)
-            return skips or isinstance(self._operator, Until)
-        return not skips
+        if decided and not self._skips:
+            return [END]
+        for item in items:
+            if decided or not isinstance(item, Element):
+                kept.append(item)
+                continue
+            passes = self._passes(item.value)
+            decided = passes == self._until
+            if self._until or passes != self._skips:
+                kept.append(item)
+            if decided:
+                self._part.put(_ALL, 1)
+                if not self._skips:
+                    kept.append(END)
+                    break
+        return kept
 
 
 class Distinctly:

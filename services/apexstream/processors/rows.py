@@ -24,8 +24,8 @@ _HEADER = b""
 class Header(msgspec.Struct, frozen=True, kw_only=True):
     """What all rows of a job agree on.
 
-    ``inputs``: next seq and rewinds of each input; ``outputs``: how many chunks each output has; ``definition``: a hash of
-    what the job does; ``ended``: nothing more is to be done.
+    ``inputs``: next seq and rewinds of each input; ``outputs``: how many chunks each output has, the newest of which is of
+    ``last_us``; ``definition``: a hash of what the job does; ``ended``: nothing more is to be done.
     """
 
     step: int
@@ -33,6 +33,7 @@ class Header(msgspec.Struct, frozen=True, kw_only=True):
     definition: str
     inputs: tuple[tuple[int, int], ...]
     outputs: dict[str, int]
+    last_us: int = 0
     ended: bool = False
 
 
@@ -138,21 +139,25 @@ class State:
             self._parts[key] = Part(self._loaded.pop(key, {}))
         return self._parts[key]
 
-    def commit(
-        self,
-        *,
-        definition: str,
-        inputs: tuple[tuple[int, int], ...],
-        outputs: dict[str, int],
-        ended: bool,
-    ) -> list[Write]:
-        """What to write to the table, in this order, for what changed. Raises :class:`Overflow` for too many rows."""
+    def check(self) -> None:
+        """Raise :class:`Overflow` for too many rows."""
         if sum(len(part) for part in self._parts.values()) > self._rows_max:
             raise Overflow(
                 f"it would have to remember more than {self._rows_max} rows",
                 where="state",
                 hint="Use fewer keys, smaller windows, less lateness, or raise rows_max",
             )
+
+    def commit(
+        self,
+        *,
+        definition: str,
+        inputs: tuple[tuple[int, int], ...],
+        outputs: dict[str, int],
+        last_us: int,
+        ended: bool,
+    ) -> list[Write]:
+        """What to write to the table, in this order, for what changed. Raises :class:`Overflow` for a row that is too large."""
         step = 1 if self.header is None else self.header.step + 1
         fresh = self.header is None
         deleted: list[bytes] = []
@@ -178,6 +183,7 @@ class State:
             definition=definition,
             inputs=inputs,
             outputs=outputs,
+            last_us=last_us,
             ended=ended,
         )
         head = Write(self._prefix + _HEADER, PipelineRow(step=step, data=msgspec.json.encode(self.header), before=None))

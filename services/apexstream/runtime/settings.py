@@ -252,6 +252,20 @@ class Settings(BaseSettings):
         float,
         Field(gt=0, le=300, description="How long a long poll at /ds waits for something new before it answers 204."),
     ] = 20.0
+    processors: Annotated[
+        Literal["on", "off"],
+        Field(
+            description="Whether `apexstream up` runs processors, which pipelines need; they start after everything else."
+        ),
+    ] = "on"
+    processors_standby: Annotated[
+        int,
+        Field(
+            ge=0,
+            le=3,
+            description="Processors that keep a copy of each other's state, so that it need not be restored.",
+        ),
+    ] = 0
     log_level: Annotated[
         Literal["debug", "info", "warning", "error"], Field(description="Least severe log that is shown.")
     ] = "info"

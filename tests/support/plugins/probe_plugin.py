@@ -1,11 +1,12 @@
 """Actions that behave in every way a test needs."""
 
 import asyncio
+import os
 import time
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
-from apexstream.plugin import ActionContext, BasePlugin, Chunk, PermanentError, Plugin, TransientError
+from apexstream.plugin import ActionContext, BasePlugin, Chunk, PermanentError, Plugin, TransientError, operators
 
 plugin = Plugin("probe", summary="behaves as told")
 
@@ -149,6 +150,34 @@ async def silent(ctx: ActionContext, before: int = 0) -> AsyncIterator[int]:
     for number in range(before):
         yield number
     await ctx.cancellation_token.wait()
+
+
+@plugin.action
+async def readings(times: tuple[int, ...] = (), watermark: int = 0) -> AsyncIterator[Any]:
+    """Yield an element for each time, then a watermark."""
+    for at in times:
+        yield {"t": at}
+    if watermark:
+        yield operators.Watermark(watermark)
+
+
+@plugin.function
+def trouble(text: str) -> Any:
+    """Do what the text says."""
+    if text == "raise":
+        raise ValueError("as told")
+    if text == "hang":
+        time.sleep(3600)
+    if text == "die":
+        os._exit(3)
+    return object() if text == "nonsense" else text.upper()
+
+
+@plugin.function
+async def double_i(value: dict[str, Any]) -> dict[str, Any]:
+    """Twice the value of i."""
+    print("this must not be taken for an answer")
+    return {**value, "i": 2 * value["i"]}
 
 
 class Whole(BasePlugin):

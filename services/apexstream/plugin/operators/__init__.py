@@ -26,8 +26,9 @@ from apexstream.plugin.operators.recovering import Backoff, retry, retrying, tim
 from apexstream.plugin.operators.selecting import distinct, skip, skip_while, take, take_while, until, until_done
 from apexstream.plugin.operators.sharing import Hub, Split, broadcast, partition, split
 from apexstream.plugin.operators.stream import Source, Stream, opened
-from apexstream.plugin.operators.windowing import Watermark, window
+from apexstream.plugin.operators.windowing import window
 from apexstream.plugin.operators.windows import Hopping, Session, Sliding, Tumbling, Window
+from apexstream.plugin.values import Watermark
 
 __all__ = [
     "MISSING",

@@ -1,7 +1,6 @@
 """The window operator: which windows there are is decided in :mod:`apexstream.plugin.operators.windows`."""
 
 from collections.abc import AsyncGenerator, Awaitable, Callable, Hashable
-from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from apexstream.plugin.operators.calls import Function, above, at_least, result_of
@@ -10,17 +9,11 @@ from apexstream.plugin.operators.errors import LateElement, Overflow
 from apexstream.plugin.operators.reading import Readers
 from apexstream.plugin.operators.stream import Guard, Source, Stream, opened
 from apexstream.plugin.operators.windows import ENDED, Time, Window, WindowKind, Windows
+from apexstream.plugin.values import Watermark
 
 T = TypeVar("T")
 
 HELD_MAX = 100_000  # elements that windows or a side of a join hold
-
-
-@dataclass(frozen=True, slots=True)
-class Watermark:
-    """Put among the elements by whoever knows that none with a time below ``time`` will follow; closes windows."""
-
-    time: Time
 
 
 def window(
