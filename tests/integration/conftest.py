@@ -59,7 +59,9 @@ class Apex:
         return messages
 
     def socket(self) -> websockets.connect:
-        return websockets.connect(f"ws{self.url.removeprefix('http')}/stream", max_size=None, compression=None)
+        shown = {name: self.http.headers[name] for name in ("authorization",) if name in self.http.headers}
+        address = f"ws{self.url.removeprefix('http')}/stream"
+        return websockets.connect(address, max_size=None, compression=None, additional_headers=shown)
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -72,8 +74,9 @@ async def apex(kafka: str) -> AsyncIterator[Apex]:
 class running:  # noqa: N801 - reads as a verb: async with running(settings)
     """Start the services with these settings, stop them in the end."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, headers: dict[str, str] | None = None) -> None:
         self._settings = settings
+        self._headers = headers or {}
         self._stop = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -82,7 +85,7 @@ class running:  # noqa: N801 - reads as a verb: async with running(settings)
         topics = [topic.renamed(settings.topic_prefix) for topic in load_catalogue()]
         await admin.apply(topics, settings.bootstrap_servers)
         details = await asyncio.gather(*(self._start(service) for service in SERVICES))
-        http = httpx.AsyncClient(base_url=details[0], timeout=DEADLINE_S)
+        http = httpx.AsyncClient(base_url=details[0], timeout=DEADLINE_S, headers=self._headers)
         apex = Apex(details[0], settings, http)
         async with asyncio.timeout(DEADLINE_S):
             while not (await http.get("/actions")).json()["actions"]:

@@ -18,6 +18,7 @@ from apexstream.core.events import Event
 from apexstream.core.ids import new_id
 from apexstream.core.tiers import Tier
 from apexstream.gateway.access.build import make_access
+from apexstream.gateway.access.patience import PatientHttp
 from apexstream.gateway.app import make_app
 from apexstream.gateway.commands import COMMAND_BYTES_MAX
 from apexstream.gateway.cursors import Cursors, shared_key
@@ -262,7 +263,7 @@ def _partition(writer: Writer, topic: str, stream_id: str) -> Partition:
 def _config(app: Any, settings: Settings) -> uvicorn.Config:
     return uvicorn.Config(
         app,
-        http="httptools",
+        http=PatientHttp,
         ws=FrameSocket,
         ws_max_size=COMMAND_BYTES_MAX,
         ws_per_message_deflate=False,  # costs CPU and memory per client, and a compression bomb is one frame away
