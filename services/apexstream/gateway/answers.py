@@ -95,7 +95,9 @@ async def refuse_http(_: Request, problem: Exception) -> Response:
     assert isinstance(problem, HTTPException)  # noqa: S101 - how it is registered
     codes = {404: "not_found", 405: "method_not_allowed"}
     error = {"code": codes.get(problem.status_code, "bad_request"), "message": problem.detail}
-    return answer({"error": error}, problem.status_code)
+    told = answer({"error": error}, problem.status_code)
+    told.headers.update(problem.headers or {})  # a 405 must say what is allowed
+    return told
 
 
 async def fail(_: Request, __: Exception) -> Response:
