@@ -78,7 +78,9 @@ def up_command(
 
 @app.command("serve")
 def serve_command(
-    service: Annotated[Literal["gateway", "dispatcher", "runner", "archiver"], typer.Argument(help="Which one.")],
+    service: Annotated[
+        Literal["gateway", "dispatcher", "runner", "archiver", "processors"], typer.Argument(help="Which one.")
+    ],
     supervisor_fd: Annotated[int | None, typer.Option("--supervisor-fd", hidden=True)] = None,
 ) -> None:
     """Run one service in this process, until SIGTERM or Ctrl-C. Containers and `apexstream up` use it."""

@@ -1,6 +1,7 @@
 """The Faust application: one agent that takes runs of work, and the table in which jobs remember. Both are bound to their topics
 here and nowhere else."""
 
+import logging
 import tempfile
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -45,6 +46,8 @@ async def run_faust(
     rows: TableRows,
 ) -> None:
     """Work as a member of ``group`` until cancelled; raises what the application crashed of."""
+    for chatty in ("faust", "mode", MendedApp.__module__):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
     with tempfile.TemporaryDirectory(prefix="apexstream-faust-") as folder:
         app = _make(
             kafka,
