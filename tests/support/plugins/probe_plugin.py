@@ -188,3 +188,16 @@ class Whole(BasePlugin):
 
     async def execute_action(self, action_name: str, params: Any = None) -> Any:
         return {"sum": params["a"] + params["b"]}
+
+
+@plugin.action
+async def rewinding(ctx: ActionContext, gate: str) -> AsyncIterator[int]:
+    """Yield three chunks, wait for the file `gate`, fail; yield other ones the next time."""
+    import pathlib
+
+    for number in range(3):
+        yield number + 10 * ctx.attempt
+    while ctx.attempt == 1:
+        if pathlib.Path(gate).exists():
+            raise TransientError("once more")
+        await asyncio.sleep(0.01)

@@ -13,7 +13,7 @@ from apexstream.core.errors import ApexError
 from apexstream.core.events import PathState
 from apexstream.core.ids import check_id
 from apexstream.gateway.access import Principal, Verb
-from apexstream.gateway.answers import STATUS, read_body
+from apexstream.gateway.answers import STATUS, TooLarge
 from apexstream.gateway.cursors import Cursors, Position
 from apexstream.gateway.durable.messages import body_of, control_event, data_event, is_text, next_cursor
 from apexstream.gateway.durable.producers import (
@@ -35,6 +35,7 @@ from apexstream.gateway.durable.streams import Appended, Described, DurableStrea
 PREFIX = "/ds/"
 TASKS = "streams/"
 APPEND_BYTES_MAX = 4 * 1024 * 1024
+DROPPED_BYTES_MAX = 16 * APPEND_BYTES_MAX
 PATH_CHARACTERS_MAX = 1_000
 SSE_LIFETIME_S = 60.0  # then the client comes back, which lets proxies share what they have
 SSE_BEAT_S = 15.0
@@ -126,9 +127,7 @@ class DurableRoutes:
     async def _create(self, request: Request, tenant: str, key: str) -> Response:
         wanted = read_create(request.headers)
         source_key = f"{tenant}:{_source(wanted.fork.path)}" if wanted.fork else ""
-        described = await self._streams.create(
-            key, tenant, wanted, source_key, await read_body(request, APPEND_BYTES_MAX)
-        )
+        described = await self._streams.create(key, tenant, wanted, source_key, await _body(request))
         headers = self._described(described)
         if described.created:
             headers["location"] = f"{request.base_url}{_raw_path(request).removeprefix('/')}"
@@ -136,7 +135,7 @@ class DurableRoutes:
 
     async def _append(self, request: Request, tenant: str, key: str) -> Response:
         wanted = read_append(request.headers)
-        body = await read_body(request, APPEND_BYTES_MAX)
+        body = await _body(request)
         done = await self._streams.append(key, tenant, wanted, body)
         return _appended(wanted, done, closes_only=not body)
 
@@ -330,6 +329,23 @@ def _offset(query: QueryParams) -> str | None:
     if len(given) > 1 or given == [""]:
         raise Refused(400, "give one offset", where="offset", hint="-1, now, or one as the gateway gave it")
     return given[0] if given else None
+
+
+async def _body(request: Request) -> bytes:
+    """The whole body. One that is too large is read on and dropped for a while: a client that is cut off while it sends
+    never sees the answer."""
+    parts, size = [], 0
+    async for part in request.stream():
+        size += len(part)
+        if size <= APPEND_BYTES_MAX:
+            parts.append(part)
+        else:
+            parts.clear()
+        if size > DROPPED_BYTES_MAX:
+            break
+    if size > APPEND_BYTES_MAX:
+        raise TooLarge(f"the body is over {APPEND_BYTES_MAX} bytes", where="body", hint="Append it in parts")
+    return b"".join(parts)
 
 
 def _appended(wanted: Append, done: Appended, *, closes_only: bool) -> Response:
