@@ -148,7 +148,12 @@ class _Viewer:
         """Nothing to do: a rewind is told as one."""
 
     def send(self, subscription: Subscription, data: bytes) -> None:
-        """Keep it; whoever falls too far behind is given no more."""
+        """Keep it, up to a rewind; whoever falls too far behind is given no more."""
+        if data == _REWOUND:
+            self.problem = self.problem or Rewound(subscription.position)
+        if isinstance(self.problem, Rewound):
+            self.changed.set()
+            return
         self._data.append(data)
         self.size_bytes += len(data)
         if subscription.live is not None and self.size_bytes > BEHIND_BYTES_MAX:
@@ -177,7 +182,7 @@ class _Viewer:
             await self._roomy.wait()
 
     def take(self) -> list[bytes]:
-        """The messages so far, or raise what ended them."""
+        """The messages so far."""
         data, self._data, self.size_bytes = b"".join(self._data), [], 0
         self._roomy.set()
         self.changed.clear()
@@ -187,8 +192,6 @@ class _Viewer:
 def _messages(data: bytes) -> list[bytes]:
     messages, at = [], 0
     while at < len(data):
-        if data.startswith(_REWOUND, at):
-            raise Rewound(Position(0))
         end = at + _SIZE_BYTES + int.from_bytes(data[at : at + _SIZE_BYTES], "big")
         messages.append(data[at + _SIZE_BYTES : end])
         at = end
@@ -256,12 +259,9 @@ class Reading:
     def _take(self) -> Batch:
         subscription, part = self._subscription, self._part
         at, ended = subscription.position, subscription.ended and self._viewer.problem is None
-        try:
-            messages = self._viewer.take()
-        except Rewound:
-            raise Rewound(at) from None
-        if self._viewer.problem is not None and not messages:
-            raise self._viewer.problem
+        problem, messages = self._viewer.problem, self._viewer.take()
+        if problem is not None and (isinstance(problem, Rewound) or not messages):
+            raise problem
         # The end has a seq, but is a message only in a task's stream.
         seq = at.seq + part.base - (ended and not self._layout.ends_show)
         if part.end is not None and seq >= part.end:

@@ -15,6 +15,15 @@ TTL_MAX_S = 3_000_000_000  # a hundred years
 DEFAULT_CONTENT_TYPE = "application/octet-stream"
 CONTENT_TYPE_CHARACTERS_MAX = 200
 
+_CODES = {
+    400: "bad_request",
+    403: "stale_epoch",
+    404: "not_found",
+    405: "method_not_allowed",
+    409: "conflict",
+    410: "gone",
+    413: "too_large",
+}
 _CONTENT_TYPE = re.compile(r"[\w!#$&^.+-]+/[\w!#$&^.+-]+\s*(;[\x20-\x7e]*)?")
 _NUMBER = re.compile(r"0|[1-9][0-9]*")
 _DIGITS = re.compile(r"[0-9]+")
@@ -25,12 +34,18 @@ _RFC3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+-]\d\d:
 class Refused(ApexError):
     """A request that the protocol answers with ``status`` and, besides the usual ones, ``headers``."""
 
-    code = "bad_request"
-
     def __init__(
-        self, status: int, what: str, *, where: str = "", hint: str = "", headers: Mapping[str, str] | None = None
+        self,
+        status: int,
+        what: str,
+        *,
+        code: str = "",
+        where: str = "",
+        hint: str = "",
+        headers: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__(what, where=where, hint=hint)
+        self.code = code or _CODES[status]  # type: ignore[misc]  # one class, many codes: they are answered alike
         self.status = status
         self.headers = dict(headers or {})
 

@@ -197,7 +197,9 @@ class DurableRoutes:
             response = await self._read_as(live, offset or _START, query.get("cursor", ""), headers, readable)
         except Rewound as problem:
             told = {"stream-next-offset": self._token(readable, problem.position)}
-            raise Refused(410, problem.what, where="offset", hint=problem.hint, headers=told) from None
+            raise Refused(
+                410, problem.what, code=problem.code, where="offset", hint=problem.hint, headers=told
+            ) from None
         if readable.state is not None:
             await self._streams.touch(readable.state)
         return response
