@@ -1,5 +1,5 @@
 """What of faust-streaming 0.15.3 has to be mended. Each mend says what is wrong, and has a test that fails without it
-(``tests/integration/test_faust_mends.py``); when such a test finds stock Faust right, the mend can go.
+(``tests/unit/test_faust_mends.py``); when such a test finds stock Faust right, the mend can go.
 
 Nothing here knows of pipelines.
 """
@@ -138,14 +138,6 @@ class MendedStore(Store):
         else:
             self.data[key] = value
             self._key_partition[key] = partition
-
-    def apply_changelog_batch(
-        self, batch: Iterable[Any], to_key: Callable[[Any], Any], to_value: Callable[[Any], Any]
-    ) -> None:
-        """In the order of the log. Stock applies deletions last, and looks the key up: if the key was not there it fails."""
-        for event in batch:
-            value = None if event.message.value is None else to_value(event.value)
-            self.set(to_key(event.key), value, event.message.partition)
 
 
 class MendedTable(faust.Table):
