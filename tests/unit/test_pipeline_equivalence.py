@@ -138,5 +138,7 @@ async def test_zip_and_concat_are_the_same_in_both_forms() -> None:
     durable_zip = await run(Bench(zipped), chunks_of(left), chunks_of(right), seed=1, crashes=6)
     durable_concat = await run(Bench(concatenated), chunks_of(left), chunks_of(right), seed=2, crashes=6)
 
-    assert durable_zip.values() == [list(pair) for pair in await stream(op.zip(left, right, length="shortest")).to_list()]
+    assert durable_zip.values() == [
+        list(pair) for pair in await stream(op.zip(left, right, length="shortest")).to_list()
+    ]
     assert durable_concat.values() == await stream(op.concat(left, right)).to_list()

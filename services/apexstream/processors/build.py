@@ -44,6 +44,7 @@ async def serve(settings: Settings, *, ready: Callable[[str], None], stop: async
     async with (
         Writer(kafka, client_id=name, timeout_s=settings.append_timeout_s) as writer,
         LogReader(kafka, client_id=f"{name}-view") as views,
+        LogReader(kafka, client_id=f"{name}-pipelines") as commands,  # one connection each: a long poll holds up the next
         LogReader(kafka, client_id=f"{name}-read") as reads,
         StreamIndex(views, settings.topic("streams"), codec) as index,
     ):
@@ -88,7 +89,7 @@ async def serve(settings: Settings, *, ready: Callable[[str], None], stop: async
             clock=clock,
             send=send,
         )
-        view = await View.open(views, {settings.topic("pipelines"): processors.on_pipelines})
+        view = await View.open(commands, {settings.topic("pipelines"): processors.on_pipelines})
 
         async def work_on() -> None:
             await view.caught_up.wait()
