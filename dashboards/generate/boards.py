@@ -132,6 +132,12 @@ OVERVIEW = Board(
                     unit="s",
                     queries=(Query(quantile(0.99, m.LOOP_DELAY, "job"), "{{job}}"),),
                 ),
+                Panel(
+                    title="Disk",
+                    meaning="Free share of the disk of APEX_HOME, by process.",
+                    unit="percentunit",
+                    queries=(Query(f"{m.HOME_FREE.declaration.name} / {m.HOME_SIZE.declaration.name}", "{{job}}"),),
+                ),
             ),
         ),
     ),

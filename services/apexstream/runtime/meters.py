@@ -221,6 +221,12 @@ STREAMS_GONE = _counter("apexstream_archiver_streams_removed_total", "streams", 
 TRIMMED = _counter("apexstream_archiver_trimmed_records_total", "records", "Sealed records deleted from the chunk log.")
 
 # Every process.
+HOME_FREE = _gauge(
+    "apexstream_home_free_bytes",
+    "bytes",
+    "Free space on the disk of APEX_HOME, where keys, indexes and the embedded broker's log lie.",
+)
+HOME_SIZE = _gauge("apexstream_home_size_bytes", "bytes", "Size of that disk.")
 LOOP_DELAY = _histogram(
     "apexstream_loop_delay_seconds",
     "seconds",

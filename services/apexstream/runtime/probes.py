@@ -9,6 +9,8 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from shutil import disk_usage
 from socket import socket
 from typing import Any
 
@@ -16,6 +18,7 @@ import msgspec
 import structlog
 
 from apexstream.core.errors import InvalidConfiguration
+from apexstream.runtime import meters
 from apexstream.runtime.health import HEALTH, Health, Report
 from apexstream.runtime.meters import METERS
 from apexstream.runtime.settings import Settings
@@ -57,10 +60,18 @@ def expose(service: str, settings: Settings) -> Iterator[None]:
         return
     from apexstream.runtime.exposition import renderer
 
+    disk = _existing(settings.home_path)
+    meters.HOME_FREE.read(lambda: disk_usage(disk).free)
+    meters.HOME_SIZE.read(lambda: disk_usage(disk).total)
     render = renderer(METERS, service=service)
     with probes(settings.metrics_host, settings.metrics_port, HEALTH, render, service=service) as url:
         structlog.get_logger(__name__).info("metrics and health", url=url)
         yield
+
+
+def _existing(folder: Path) -> Path:
+    """``folder``, or the first folder above it that exists: it is on the same disk."""
+    return next(path for path in (folder, *folder.absolute().parents) if path.is_dir())
 
 
 class _Server(ThreadingHTTPServer):
