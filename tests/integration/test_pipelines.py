@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator
 
 import pytest
+import structlog
 from tests.support.jobs import Log, processing, values
 from tests.support.pipelines import chunks_of
 from tests.support.streams import Author
@@ -174,3 +175,22 @@ async def test_a_pipeline_reads_no_stream_of_another_tenant(log: Log, exists: bo
 
     assert values(content) == []
     assert b"there is no such stream" in content.chunks[-1].payload
+
+
+async def test_rows_that_were_deleted_stay_deleted_in_the_next_life(log: Log) -> None:
+    window = {"op": "window", "kind": "tumbling", "size_s": 10, "key": "$.k", "give": {"n": "count"}}
+    chunks = chunks_of([{"t": t, "k": t % 5} for t in range(200)])
+    author = Author("s")
+    async with processing(log.settings):
+        await log.submit("out", inputs=[{"stream": "s", "time": "$.t", "unit": "s"}], operators=[window])
+        await log.append("s", author.claim(0), author.run(chunks[:60]))
+        await log.until("out", count=25)
+        await log.append("s", author.run(chunks[60:100]))  # what the step before deleted becomes tombstones
+        await log.until("out", count=45)
+    await log.append("s", author.run(chunks[100:]))
+    with structlog.testing.capture_logs() as said:
+        async with processing(log.settings):
+            content = await log.until("out")
+
+    assert [x["n"] for x in values(content)] == [2] * 100
+    assert [line for line in said if line["log_level"] in {"warning", "error"}] == []

@@ -112,7 +112,7 @@ def _make(
         partitions=topics.partitions,
         key_type=bytes,
         value_type=bytes,
-        changelog_topic=app.topic(topics.state, schema=MendedSchema(bytes)),
+        changelog_topic=app.topic(topics.state, schema=MendedSchema(_as_it_is)),
     )
 
     async def take_runs(stream: Any) -> None:
@@ -132,6 +132,11 @@ def _make(
     app.on_partitions_revoked.connect(unsettled, weak=False)
     rows.bind(table.data)
     return app
+
+
+def _as_it_is(value: bytes | None) -> bytes | None:
+    """A row's bytes; None: it was deleted."""
+    return value
 
 
 def _credentials(kafka: Connection) -> Any:

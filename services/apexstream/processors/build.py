@@ -44,7 +44,9 @@ async def serve(settings: Settings, *, ready: Callable[[str], None], stop: async
     async with (
         Writer(kafka, client_id=name, timeout_s=settings.append_timeout_s) as writer,
         LogReader(kafka, client_id=f"{name}-view") as views,
-        LogReader(kafka, client_id=f"{name}-pipelines") as commands,  # one connection each: a long poll holds up the next
+        LogReader(
+            kafka, client_id=f"{name}-pipelines"
+        ) as commands,  # one connection each: a long poll holds up the next
         LogReader(kafka, client_id=f"{name}-read") as reads,
         StreamIndex(views, settings.topic("streams"), codec) as index,
     ):

@@ -200,10 +200,13 @@ class MendedTableManager(TableManager):
 
 
 class MendedSchema(faust.Schema):
-    """Raw keys; values as ``decode`` gives them. Any other error of a codec than a decode error kills stock's fetcher for
-    good, so whatever ``decode`` raises becomes one, and the record is skipped with a line in the log."""
+    """Raw keys; values as ``decode`` gives them, which is given None for a tombstone.
 
-    def __init__(self, decode: Callable[[bytes], Any]) -> None:
+    Any other error of a codec than a decode error kills stock's fetcher for good, so whatever ``decode`` raises becomes one, and
+    the record is skipped with a line in the log.
+    """
+
+    def __init__(self, decode: Callable[[Any], Any]) -> None:
         super().__init__(key_serializer="raw", value_serializer="raw")
         self._decode = decode
 
