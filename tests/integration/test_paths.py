@@ -31,10 +31,11 @@ async def gateway(kafka: str, prefix: str, name: str) -> AsyncIterator[Paths]:
     """What one gateway has of the paths."""
     async with AsyncExitStack() as stack:
         reader = await stack.enter_async_context(LogReader(kafka, client_id=name))
+        asks = await stack.enter_async_context(LogReader(kafka, client_id=f"{name}-asks"))
         writer = await stack.enter_async_context(Writer(kafka, client_id=name))
         topic = f"{prefix}paths"
         await writer.prepare(topic)
-        index = await stack.enter_async_context(PathIndex(reader, topic, CODEC))
+        index = await stack.enter_async_context(PathIndex(reader, asks, topic, CODEC))
         following = asyncio.create_task(index.run())
         stack.push_async_callback(asyncio.gather, following, return_exceptions=True)
         stack.callback(following.cancel)

@@ -99,6 +99,7 @@ async def serve_one(
         LogReader(kafka, client_id=f"{name}-paths") as path_reads,
         PathIndex(
             path_reads,
+            scans,
             settings.topic("paths"),
             codec,
             lambda state: hub.known(state.stream_id),  # the hub is made below

@@ -61,16 +61,23 @@ def deadline_us(state: PathState) -> int:
 class PathIndex:
     """The states that count. Use as an async context manager, and let :meth:`run` run. Lookups take tens of microseconds.
 
-    ``on_change`` is called with every state that begins to count after the first reading.
+    ``on_change`` is called with every state that begins to count after the first reading. ``asks`` must not be ``reader``:
+    questions would wait behind its long poll.
     """
 
     def __init__(
-        self, reader: LogReader, topic: str, codec: Codec, on_change: Callable[[PathState], None] = lambda _: None
+        self,
+        reader: LogReader,
+        asks: LogReader,
+        topic: str,
+        codec: Codec,
+        on_change: Callable[[PathState], None] = lambda _: None,
     ) -> None:
         self.on_change = on_change
         self.outranked: dict[str, int] = {}  # paths whose last record lost, and the version that counts
         self.awaited: dict[str, bool] = {}  # changes of this process on their way: whether they count
         self._reader = reader
+        self._asks = asks
         self._partition: Partition = (topic, 0)
         self._codec = codec
         self._view: View | None = None
@@ -82,6 +89,7 @@ class PathIndex:
         self._db.executescript(_TABLE)
 
     async def __aenter__(self) -> "PathIndex":
+        await self._asks.partitions(self._partition[0])
         self._view = await View.open(self._reader, {self._partition[0]: self.on_records})
         return self
 
@@ -151,7 +159,7 @@ class PathIndex:
 
     async def refresh(self) -> None:
         """Return once everything has been read that is in the topic now."""
-        await self.reached((await self._reader.ends([self._partition]))[self._partition])
+        await self.reached((await self._asks.ends([self._partition]))[self._partition])
 
     # Feeding.
 
