@@ -5,7 +5,7 @@ import sys
 
 import uvloop
 
-BENCHMARKS = ("latency", "submit", "throughput", "replay", "scale", "operators", "dispatch", "processors")
+BENCHMARKS = ("latency", "submit", "gateway", "throughput", "replay", "scale", "operators", "dispatch", "processors")
 
 
 def main() -> None:

@@ -21,7 +21,7 @@ def usage() -> dict[str, Usage]:
     found: dict[str, Usage] = {}
     for pid in _below(os.getpid()):
         try:
-            role, one = _role(_command(pid)), _usage(pid)
+            role, one = _role(_command(pid)), usage_of(pid)
         except (OSError, IndexError):  # it has just ended
             continue
         before = found.get(role, Usage())
@@ -56,7 +56,7 @@ def _role(command: list[str]) -> str:
     return command[command.index("serve") + 1] if "serve" in command else "other"
 
 
-def _usage(pid: int) -> Usage:
+def usage_of(pid: int) -> Usage:
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     user, system, pages = int(fields[11]), int(fields[12]), int(fields[21])
     return Usage((user + system) / _TICKS_S, pages * _PAGE_BYTES / 2**20)

@@ -25,7 +25,7 @@ class GatewayProcess:
             self.port: int = free.getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}"
         self.process: subprocess.Popen[bytes] | None = None
-        self._environ = {
+        self.environ = {
             **os.environ,
             "KAFKA_BOOTSTRAP_SERVERS": kafka,
             "APEX_TOPIC_PREFIX": prefix,
@@ -38,7 +38,7 @@ class GatewayProcess:
     async def start(self) -> None:
         """Returns once it is ready."""
         command = [sys.executable, "-m", "apexstream", "serve", "gateway"]
-        self.process = subprocess.Popen(command, env=self._environ)
+        self.process = subprocess.Popen(command, env=self.environ)
         async with asyncio.timeout(START_TIMEOUT_S), httpx.AsyncClient() as http:
             while True:
                 with contextlib.suppress(httpx.TransportError):

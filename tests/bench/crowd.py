@@ -1,0 +1,185 @@
+"""Many WebSocket clients in one process that cost next to nothing: ``python -m tests.bench.crowd JSON``.
+
+Says ``ready`` once all are subscribed; on a line of its input it begins to count anew, on the next one it says what it counted.
+Messages are counted, not parsed; of each read the last one gives a latency, by the time (``"t":`` nanoseconds) in it.
+"""
+
+import json
+import selectors
+import socket
+import sys
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+READ_BYTES = 256 * 1024
+SAMPLES_MAX = 2_000_000
+_TIME = b'"t":'
+
+
+def frame(message: str) -> bytes:
+    """A client's text frame, masked with zeros."""
+    body = message.encode()
+    size = bytes((0x80 | len(body),)) if len(body) < 126 else b"\xfe" + len(body).to_bytes(2, "big")
+    return b"\x81" + size + bytes(4) + body
+
+
+@dataclass(slots=True, eq=False)
+class Client:
+    """One connection; ``say`` are the messages that it begins with."""
+
+    say: list[str]
+    socket: socket.socket
+    upgraded: bool = False
+    subscribed: bool = False
+    reads: bool = True
+    closed: bool = False
+    count: int = 0
+    tail: bytes = b""
+    done_at: float = 0.0
+
+
+@dataclass(slots=True)
+class Crowd:
+    """``mark`` is in every message that counts, ``answer`` in what says that a client is subscribed; ``wanted`` messages make a
+    client done (0: none)."""
+
+    host: str
+    port: int
+    path: str
+    mark: bytes
+    answer: bytes
+    wanted: int = 0
+    receive_bytes: int = 0
+    clients: list[Client] = field(default_factory=list)
+    selector: selectors.BaseSelector = field(default_factory=selectors.EpollSelector)
+    latencies_ns: list[int] = field(default_factory=list)
+    counted: int = 0
+    closed: int = 0
+
+    def connect(self, says: list[list[str]]) -> None:
+        for say in says:
+            made = socket.socket()
+            if self.receive_bytes:
+                made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, self.receive_bytes)
+            made.connect((self.host, self.port))
+            made.setblocking(False)
+            client = Client(say, made)
+            made.send(
+                f"GET {self.path} HTTP/1.1\r\nhost: {self.host}:{self.port}\r\nupgrade: websocket\r\nconnection: upgrade\r\n"
+                "sec-websocket-version: 13\r\nsec-websocket-key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n".encode()
+            )
+            self.clients.append(client)
+            self.selector.register(made, selectors.EVENT_READ, client)
+            self.turn(0)
+
+    def turn(self, timeout_s: float) -> None:
+        for key, _ in self.selector.select(timeout_s):
+            if key.data is None:
+                continue
+            self._read(key.data)
+
+    def _read(self, client: Client) -> None:
+        try:
+            data = client.socket.recv(READ_BYTES)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        if not data:
+            self._close(client)
+            return
+        if not client.upgraded:
+            self._upgrade(client, data)
+            return
+        if not client.subscribed:
+            data = client.tail + data
+            client.tail = data[-64:]
+            if self.answer not in data:
+                return
+            client.subscribed = True
+            data = data.partition(self.answer)[2]
+        self._count(client, data)
+
+    def _upgrade(self, client: Client, data: bytes) -> None:
+        client.tail += data
+        if b"\r\n\r\n" not in client.tail:
+            return
+        assert b" 101 " in client.tail, client.tail
+        client.upgraded, client.tail = True, client.tail.partition(b"\r\n\r\n")[2]
+        for message in client.say:
+            client.socket.send(frame(message))
+
+    def _count(self, client: Client, data: bytes) -> None:
+        keep = len(self.mark) - 1
+        joined = client.tail[-keep:] + data if client.subscribed and client.tail else data
+        found = joined.count(self.mark)
+        client.tail = joined[-keep:]
+        client.count += found
+        self.counted += found
+        if self.wanted and client.count >= self.wanted and not client.done_at:
+            client.done_at = time.perf_counter()
+        at = data.rfind(_TIME)
+        if at >= 0 and len(self.latencies_ns) < SAMPLES_MAX:
+            said = data[at + len(_TIME) : at + len(_TIME) + 19]
+            if len(said) == 19 and said.isdigit():
+                self.latencies_ns.append(time.time_ns() - int(said))
+
+    def _close(self, client: Client) -> None:
+        client.closed = True
+        self.closed += 1
+        self.selector.unregister(client.socket)
+        client.socket.close()
+
+    def stop_reading(self, count: int) -> None:
+        for client in self.clients[:count]:
+            client.reads = False
+            self.selector.unregister(client.socket)
+
+
+def quantiles(values: list[int]) -> dict[str, float]:
+    ordered = sorted(values) or [0]
+    return {
+        name: ordered[min(len(ordered) - 1, int(q * len(ordered)))] / 1e6 for name, q in (("p50", 0.5), ("p99", 0.99))
+    }
+
+
+def main() -> None:
+    """Follow the lines of the input: ``count``, ``report``, ``stop N``; the end of it is the end."""
+    wanted: dict[str, Any] = json.loads(sys.argv[1])
+    says = wanted.pop("says")
+    crowd = Crowd(**{k: v.encode() if k in {"mark", "answer"} else v for k, v in wanted.items()})
+    began = time.perf_counter()
+    crowd.connect(says)
+    while not all(client.subscribed or client.closed for client in crowd.clients):
+        crowd.turn(0.1)
+    say({"ready": time.perf_counter() - began})
+    crowd.selector.register(sys.stdin, selectors.EVENT_READ, None)
+    counting_since = time.perf_counter()
+    while True:
+        for key, _ in crowd.selector.select(0.05):
+            if key.data is not None:
+                crowd._read(key.data)
+                continue
+            line = sys.stdin.readline().split()
+            if not line:
+                return
+            if line[0] == "count":
+                crowd.latencies_ns.clear()
+                crowd.counted, counting_since = 0, time.perf_counter()
+            elif line[0] == "stop":
+                crowd.stop_reading(int(line[1]))
+            else:
+                took = time.perf_counter() - counting_since
+                say({"counted": crowd.counted, "took": took, "closed": crowd.closed, **quantiles(crowd.latencies_ns)})
+        if crowd.wanted and all(client.done_at or client.closed for client in crowd.clients):
+            say({"done": max(client.done_at for client in crowd.clients) - began, "closed": crowd.closed})
+            crowd.wanted = 0
+
+
+def say(message: dict[str, Any]) -> None:
+    print(json.dumps(message), flush=True)
+
+
+if __name__ == "__main__":
+    main()
