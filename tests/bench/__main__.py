@@ -5,7 +5,18 @@ import sys
 
 import uvloop
 
-BENCHMARKS = ("latency", "submit", "gateway", "throughput", "replay", "scale", "operators", "dispatch", "processors")
+BENCHMARKS = (
+    "latency",
+    "submit",
+    "gateway",
+    "throughput",
+    "replay",
+    "scale",
+    "operators",
+    "dispatch",
+    "processors",
+    "metrics",
+)
 
 
 def main() -> None:
