@@ -179,18 +179,18 @@ async def test_a_pipeline_reads_no_stream_of_another_tenant(log: Log, exists: bo
 
 async def test_rows_that_were_deleted_stay_deleted_in_the_next_life(log: Log) -> None:
     window = {"op": "window", "kind": "tumbling", "size_s": 10, "key": "$.k", "give": {"n": "count"}}
-    chunks = chunks_of([{"t": t, "k": t % 5} for t in range(200)])
+    chunks = chunks_of([{"t": t, "k": t // 10} for t in range(200)])  # a row for each window
     author = Author("s")
     async with processing(log.settings):
         await log.submit("out", inputs=[{"stream": "s", "time": "$.t", "unit": "s"}], operators=[window])
-        await log.append("s", author.claim(0), author.run(chunks[:60]))
-        await log.until("out", count=25)
-        await log.append("s", author.run(chunks[60:100]))  # what the step before deleted becomes tombstones
-        await log.until("out", count=45)
-    await log.append("s", author.run(chunks[100:]))
+        await log.append("s", author.claim(0))
+        for at in range(0, 150, 25):  # a row is written by one step, deleted by the next, and a tombstone one later
+            await log.append("s", author.run(chunks[at : at + 25]))
+            await log.until("out", count=max(1, (at + 24) // 10))
+    await log.append("s", author.run(chunks[150:]))
     with structlog.testing.capture_logs() as said:
         async with processing(log.settings):
             content = await log.until("out")
 
-    assert [x["n"] for x in values(content)] == [2] * 100
+    assert [x["n"] for x in values(content)] == [10] * 20
     assert [line for line in said if line["log_level"] in {"warning", "error"}] == []
