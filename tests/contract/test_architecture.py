@@ -38,6 +38,7 @@ def test_the_import_contracts_hold():
         ("services/apexstream/core/fold.py", "import time", "Decisions do no I/O"),
         ("services/apexstream/gateway/hub.py", "import aiokafka", "Only the log package talks to aiokafka"),
         ("services/apexstream/runner/attempt.py", "import fastavro", "Only the codec reads Avro"),
+        ("services/apexstream/gateway/pipelines.py", "import faust", "Only the processors use Faust"),
         ("services/apexstream/runner/attempt.py", "import starlette.routing", "Only the gateway serves HTTP"),
         (
             "plugins/apexstream-plugin-corpus/src/apexstream_plugin_corpus/__init__.py",
