@@ -12,6 +12,7 @@ BENCHMARKS = (
     "throughput",
     "replay",
     "scale",
+    "stalled",
     "operators",
     "dispatch",
     "processors",

@@ -34,6 +34,18 @@ def cpu_between(before: dict[str, Usage], after: dict[str, Usage]) -> dict[str, 
     return {role: now.cpu_s - before.get(role, Usage()).cpu_s for role, now in sorted(after.items())}
 
 
+def pids(role: str) -> list[int]:
+    """The processes of a role."""
+    return [pid for pid in _below(os.getpid()) if _role_of(pid) == role]
+
+
+def _role_of(pid: int) -> str:
+    try:
+        return _role(_command(pid))
+    except (OSError, IndexError):  # it has just ended
+        return ""
+
+
 def _below(pid: int) -> list[int]:
     children = []
     for thread in Path(f"/proc/{pid}/task").glob("*/children"):

@@ -36,12 +36,18 @@ class Link(asyncio.Protocol):
         self.closed: asyncio.Future[None] = loop.create_future()
         self.calls: dict[int, RemoteCall] = {}
         self.guilty: RemoteCall | None = None  # the call whose frame broke a rule
-        self.unanswered = 0  # pings
         self._broken = broken
         self._frames: Frames[FromChild] = Frames(from_child_decoder)
-        self._pinged = 0
+        self._pinged = 0  # number of the last ping …
+        self._answered = 0  # … of the last that was answered …
+        self._excused = 0  # … and of the last whose answer may lie unread because nothing was read for a while
         self._deaf = False
         self._held = False
+
+    @property
+    def unanswered(self) -> int:
+        """Pings that the process is late with."""
+        return max(0, self._pinged - max(self._answered, self._excused))
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """The loop has taken the socket over."""
@@ -77,14 +83,13 @@ class Link(asyncio.Protocol):
         if self._held or self.transport.is_closing():
             return  # no answer would be read
         self._pinged += 1
-        self.unanswered += 1
         self.send(Ping(self._pinged))
 
     def hold(self, full: bool) -> None:
         """Read nothing while ``full``."""
         if full is self._held:
             return
-        self._held, self.unanswered = full, 0
+        self._held, self._excused = full, self._pinged
         if self._deaf:
             return
         if full:
@@ -108,8 +113,8 @@ class Link(asyncio.Protocol):
             self.described.set_result(_checked(frame))
         elif isinstance(frame, Batch | Ended):
             self._take_from(self._call(frame.call), frame)
-        elif isinstance(frame, Pong) and self.unanswered and frame.number == self._pinged - self.unanswered + 1:
-            self.unanswered -= 1
+        elif isinstance(frame, Pong) and self._answered < self._pinged and frame.number == self._answered + 1:
+            self._answered += 1
         else:
             raise BrokenFrame("an answer to nothing")
 
