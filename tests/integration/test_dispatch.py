@@ -3,6 +3,7 @@
 import asyncio
 import itertools
 import os
+import random
 import subprocess
 import sys
 import time
@@ -313,32 +314,47 @@ async def active(http: httpx.AsyncClient, *, other_than: str = "") -> str:
 
 
 @pytest.mark.parametrize("standby", [True, False])
-async def test_no_task_is_lost_or_assigned_twice_when_dispatchers_are_killed(
+async def test_no_task_is_lost_or_run_twice_when_dispatchers_are_killed(
     kafka: str, topic_prefix: str, standby: bool
 ) -> None:
+    await kill_dispatchers(kafka, topic_prefix, kills=3, standby=standby)
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("standby", [True, False])
+async def test_fifty_kills_lose_nothing_and_run_nothing_twice(kafka: str, topic_prefix: str, standby: bool) -> None:
+    await kill_dispatchers(kafka, topic_prefix, kills=50, standby=standby)
+
+
+async def kill_dispatchers(kafka: str, topic_prefix: str, *, kills: int, standby: bool) -> None:
+    """Kill the active dispatcher again and again while graphs are on their way; every task runs once, in its order."""
     settings = Settings(bootstrap_servers=kafka, topic_prefix=topic_prefix)
+    rng, took, wide = random.Random(20261123), [], 20
     async with dispatched(kafka, topic_prefix) as (http, dispatchers):
         apex = Apex(str(http.base_url), settings, http)
         dispatchers.start("d0")
         current = await active(http)
         graphs = []
-        for number in range(1, 4):
+        for number in range(1, kills + 1):
             if standby:
                 dispatchers.start(f"d{number}")
-            tail = [member(f"t{n}", f"t{n - 50}", params={"n": 0}) for n in range(50, 400)]
-            graphs.append(await submit_graph(apex, *(member(f"t{n}", params={"n": 0}) for n in range(50)), *tail))
+            tail = [member(f"t{n}", f"t{n - wide}", params={"n": 0}) for n in range(wide, 5 * wide)]
+            graphs.append(await submit_graph(apex, *(member(f"t{n}", params={"n": 0}) for n in range(wide)), *tail))
+            await asyncio.sleep(rng.uniform(0, 0.5))  # anywhere in the graph's life
             dispatchers.kill(current)
             killed_at = time.monotonic()
             if not standby:
                 dispatchers.start(f"d{number}")
             current = await active(http, other_than=current)
-            print(f"takeover after {time.monotonic() - killed_at:.1f} s, standby: {standby}")
-        for graph_id in graphs:
-            assert {task["status"] for task in (await ended_graph(apex, graph_id)).values()} == {"completed"}
-
+            took.append(time.monotonic() - killed_at)
+        tasks = [task for graph_id in graphs for task in (await ended_graph(apex, graph_id)).values()]
         assigned = await live_assignments(settings)
-        assert len(assigned) == 3 * 400
-        assert set(assigned.values()) == {1}
+    took.sort()
+    print(f"{kills} takeovers, standby {standby}: median {took[len(took) // 2]:.1f} s, longest {took[-1]:.1f} s")
+    assert {task["status"] for task in tasks} == {"completed"}
+    assert {task["attempt"] for task in tasks} == {1}  # a second one would have begun while the first one ran
+    assert len(assigned) == kills * 5 * wide
+    assert set(assigned.values()) == {1}
 
 
 @pytest_asyncio.fixture(loop_scope="module")
