@@ -7,6 +7,13 @@ import pytest
 from tests.support.kafka import kafka_under_test
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Long forms of tests that are short in ``make test``."""
+    parser.addoption(
+        "--scheduler-steps", type=int, default=3_000, help="steps that the scheduler's histories take (default 3000)"
+    )
+
+
 def pytest_configure(config: pytest.Config) -> None:
     """Make the marker known."""
     config.addinivalue_line("markers", "kafka: starts a broker; set by itself wherever the fixture is used")
