@@ -9,7 +9,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 import httpx
@@ -19,6 +19,7 @@ from tests.integration.conftest import Apex, running
 from tests.integration.test_streams import until
 from tests.support.system import PLUGINS, processes
 
+import apexstream.runner.build
 from apexstream.contracts.codec import Codec
 from apexstream.core.events import Assignment
 from apexstream.core.reign import Reign, claim_of
@@ -212,7 +213,38 @@ async def test_a_high_task_overtakes_two_thousand_low_ones_which_still_finish(sm
         assert {task["status"] for task in (await ended_graph(small, graph_id)).values()} == {"completed"}
 
 
-async def test_a_graph_of_a_thousand_tasks_with_failures_cancels_and_retries_runs_in_order(small: Apex) -> None:
+@pytest_asyncio.fixture(loop_scope="module")
+async def trio(kafka: str, topic_prefix: str) -> AsyncIterator[Apex]:
+    """An ApexStream with three runners: one with two GPUs, one with the label ssd, one with neither."""
+    settings = Settings(bootstrap_servers=kafka, topic_prefix=topic_prefix, port=0, runner_capacity=8, instance="plain")
+    async with running(settings) as apex, AsyncExitStack() as runners:
+        for more in ({"instance": "gpus", "runner_resources": "gpu=2"}, {"instance": "fast", "runner_labels": "ssd"}):
+            await runners.enter_async_context(runner(settings.model_copy(update=more)))
+        async with asyncio.timeout(DEADLINE_S):
+            while len((await apex.http.get("/queue")).json().get("runners", ())) < 3:
+                await asyncio.sleep(0.05)
+        yield apex
+
+
+@asynccontextmanager
+async def runner(settings: Settings) -> AsyncIterator[None]:
+    """One more runner in this process."""
+    stop, ready = asyncio.Event(), asyncio.Event()
+    serving = asyncio.create_task(
+        apexstream.runner.build.serve(settings, ready=lambda _: ready.set(), stop=stop), name=settings.instance
+    )
+    try:
+        async with asyncio.timeout(DEADLINE_S):
+            await ready.wait()
+        yield
+    finally:
+        stop.set()
+        await serving
+
+
+async def test_a_graph_of_a_thousand_tasks_with_failures_cancels_and_retries_runs_in_order_on_three_runners(
+    trio: Apex,
+) -> None:
     members, levels, wide = [], 10, 100
     for number in range(levels * wide):
         level, column = divmod(number, wide)
@@ -222,10 +254,12 @@ async def test_a_graph_of_a_thousand_tasks_with_failures_cancels_and_retries_run
             7: {"action": "flaky", "params": {"n": 4, "fail_at": [1, 2]}, "options": {"backoff_s": 0.01}},
         }.get(number % 50 if level in {2, 5} else 0, {"params": {"n": 1}})
         when = "ended" if number % 3 == 0 else "succeeded"
-        members.append(member(f"t{number}", *after, when=when, tier=("high", "normal", "low")[number % 3], **what))
-    graph_id = await submit_graph(small, *members)
-    await small.http.delete(f"/tasks/{graph_id}.t555")
-    tasks = await ended_graph(small, graph_id)
+        needs = ({"needs": {"gpu": 1}}, {"runs_on": ["ssd"]}, {"avoids": ["ssd"]}, {})[number % 4]
+        tier = ("high", "normal", "low")[number % 3]
+        members.append(member(f"t{number}", *after, when=when, tier=tier, **what, **needs))
+    graph_id = await submit_graph(trio, *members)
+    await trio.http.delete(f"/tasks/{graph_id}.t555")
+    tasks = await ended_graph(trio, graph_id)
 
     counts = Counter(task["status"] for task in tasks.values())
     assert 0 < counts["failed"] <= 4  # one of them may come after another and be cancelled
@@ -238,7 +272,12 @@ async def test_a_graph_of_a_thousand_tasks_with_failures_cancels_and_retries_run
             if task["status"] == "completed":
                 assert tasks[upstream]["changed_us"] <= task["changed_us"]
                 assert each["scheduling"]["when"] == "ended" or tasks[upstream]["status"] == "completed"
-    assert max((await live_assignments(small.settings)).values()) == 1
+    assert max((await live_assignments(trio.settings)).values()) == 1
+    for number in range(100):
+        if tasks[f"t{number}"]["attempt"]:
+            told = await why(trio, f"{graph_id}.t{number}")
+            allowed = ({"gpus"}, {"fast"}, {"gpus", "plain"}, {"gpus", "fast", "plain"})[number % 4]
+            assert any(f"{name} has room" in told or f"{name} was kept" in told for name in allowed), told
 
 
 async def live_assignments(settings: Settings) -> Counter[str]:
