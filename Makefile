@@ -10,6 +10,9 @@ EDITABLE := $(foreach package,. $(PLUGINS),-e $(package))
 INPUT ?=
 ONCE ?=
 ARGS ?=
+COMPOSE ?= -f deploy/compose.yaml
+PROFILES ?=
+DOCKER_BUILD ?=
 
 .DEFAULT_GOAL := help
 
@@ -60,10 +63,35 @@ test-monitoring: $(VENV)/dev.stamp ## Dashboards and alerts against a real Prome
 conformance: $(VENV)/dev.stamp ## The suite of the Durable Streams protocol against a running gateway (ARGS=--short)
 	$(BIN)/python -m tests.conformance $(ARGS)
 
+.PHONY: test-registry
+test-registry: $(VENV)/dev.stamp ## Every topic read by a foreign consumer through a real schema registry
+	$(BIN)/pytest -m registry tests/e2e/test_registry.py $(ARGS)
+
+.PHONY: test-compose
+test-compose: $(VENV)/dev.stamp ## The compose file in real containers: healthy, killed, restarted (needs Docker with compose)
+	$(BIN)/pytest -m compose tests/e2e/test_compose.py $(ARGS)
+
 .PHONY: faults
 faults: $(VENV)/dev.stamp ## Kill real processes: the named cases, then 200 kills in at most 30 minutes (ARGS)
 	$(BIN)/pytest -m faults tests/faults
 	$(BIN)/python -m tests.faults $(ARGS)
+
+.PHONY: image
+image: ## Build the container image apexstream:latest (DOCKER_BUILD: more arguments)
+	docker build --quiet $(DOCKER_BUILD) -f deploy/Dockerfile -t apexstream:latest .
+
+.PHONY: up
+up: image ## Start everything in containers; the token to use it with is in deploy/secrets/token (PROFILES, COMPOSE)
+	@mkdir -p deploy/secrets/auth
+	@docker run --rm --user "$$(id -u):$$(id -g)" -e APEX_HOME=/keys -v "$(CURDIR)/deploy/secrets:/keys" apexstream:latest \
+	  token --hours 720 > deploy/secrets/token.new && mv deploy/secrets/token.new deploy/secrets/token
+	@sh deploy/secrets.sh deploy/secrets
+	docker compose $(COMPOSE) $(foreach profile,$(PROFILES),--profile $(profile)) up --detach --no-build --wait --wait-timeout 180
+	@echo 'Ready. Try: APEX_TOKEN_FILE=deploy/secrets/token apexstream run monitor host -p samples=5'
+
+.PHONY: down
+down: ## Stop the containers; their data stays (docker compose … down --volumes deletes it)
+	docker compose $(COMPOSE) --profile '*' down
 
 .PHONY: lint
 lint: $(VENV)/dev.stamp ## Style, types, import contracts
@@ -85,6 +113,9 @@ bench: $(VENV)/dev.stamp ## Benchmarks: ratios of paired runs on this machine
 lock: ## Pin and hash the requirements again (needs uv)
 	uv pip compile -q --generate-hashes --universal --python-version 3.11 --no-header --no-annotate pyproject.toml requirements/build.in --extra all --extra web-build -o requirements/run.txt
 	uv pip compile -q --generate-hashes --universal --python-version 3.11 --no-header --no-annotate pyproject.toml requirements/build.in --extra all --extra web-build --extra otel --group test -o requirements/dev.txt
+
+	uv pip compile -q --generate-hashes --universal --python-version 3.11 --no-header --no-annotate pyproject.toml requirements/build.in --extra all --extra web-build --group test -o requirements/dev.txt
+	uv pip compile -q --generate-hashes --universal --python-version 3.11 --no-header --no-annotate pyproject.toml requirements/build.in --extra image -o requirements/image.txt
 
 .PHONY: clean
 clean: ## Remove what was built here (not the broker's data)

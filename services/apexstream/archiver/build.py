@@ -7,7 +7,6 @@ from collections.abc import Callable
 from apexstream.archiver.claim import Archive, Deposed
 from apexstream.archiver.partition import Held, Limits, PartitionArchive
 from apexstream.archiver.service import Archiver
-from apexstream.contracts.codec import Codec
 from apexstream.core.errors import InvalidConfiguration, Unavailable
 from apexstream.core.events import StreamStatus
 from apexstream.core.ids import new_id
@@ -17,6 +16,7 @@ from apexstream.log.fetcher import LogReader
 from apexstream.log.former import remove_members
 from apexstream.log.group import GroupReader
 from apexstream.log.index import StreamIndex
+from apexstream.log.registry import codec_of
 from apexstream.log.segments import SegmentReader
 from apexstream.log.trim import delete_before
 from apexstream.log.writer import Writer
@@ -28,7 +28,7 @@ from apexstream.runtime.supervise import run_until
 
 async def serve(settings: Settings, *, ready: Callable[[str], None], stop: asyncio.Event) -> None:
     """Archive until ``stop``; ``ready`` is called once all states are known and this member has joined the group."""
-    clock, codec, kafka = SystemClock(), Codec(), connection(settings)
+    clock, codec, kafka = SystemClock(), await codec_of(settings), connection(settings)
     name = settings.instance_name("archiver")
     group_id = settings.topic_prefix + "archivers"
     if settings.sole_instance:

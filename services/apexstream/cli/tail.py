@@ -74,12 +74,12 @@ async def _tail_topic(topic: Topic, settings: Settings, start: str, follow: bool
 
 async def _show_topic(topic: Topic, settings: Settings, start: str, follow: bool) -> ExitCode:
     from apexstream.cli.records import describe_record
-    from apexstream.contracts.codec import Codec
     from apexstream.log.fetcher import LogReader, Partition, Record, Tail
+    from apexstream.log.registry import codec_of
     from apexstream.runtime.logs import configure_logs
 
     configure_logs(settings, service="tail", own_errors=True)
-    codec = Codec()
+    codec = await codec_of(settings)
 
     def show(partition: Partition, records: list[Record]) -> None:
         for record in records:

@@ -11,7 +11,9 @@ from apexstream.cli.table import write_table
 from apexstream.contracts.catalogue import Topic, load_catalogue
 from apexstream.contracts.grants import grants
 from apexstream.contracts.plan import Action, TopicChange
+from apexstream.contracts.schemas import load_schemas
 from apexstream.log.admin import allow, apply, diff
+from apexstream.log.registry import register
 from apexstream.runtime.logs import configure_logs
 from apexstream.runtime.settings import Settings, load_settings
 
@@ -50,8 +52,11 @@ def apply_topics(output: str, *, force: bool, allow_services: bool) -> ExitCode:
     _show(changes, output)
     if not changes:
         say("nothing to do: the cluster has all topics as declared")
+    settings = load_settings()
+    if settings.schema_registry_url:
+        ids = asyncio.run(register(settings.schema_registry_url, load_schemas()))
+        say(f"{len(ids)} schemas are registered")
     if allow_services:
-        settings = load_settings()
         needed = grants(declared_topics(settings), settings.topic_prefix)
         asyncio.run(allow(needed, kafka_cluster(settings)))
         say(f"{len(needed)} grants are in force")

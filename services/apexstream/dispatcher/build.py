@@ -5,7 +5,6 @@ import os
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from apexstream.contracts.codec import Codec
 from apexstream.core.ids import new_id
 from apexstream.core.tiers import Tier
 from apexstream.dispatcher.configured import policy_of
@@ -13,6 +12,7 @@ from apexstream.dispatcher.service import Dispatcher
 from apexstream.log.chunks import ChunkLog
 from apexstream.log.connection import connection
 from apexstream.log.fetcher import LogReader
+from apexstream.log.registry import codec_of
 from apexstream.log.sole import SoleReader
 from apexstream.log.view import View
 from apexstream.log.writer import Writer
@@ -24,7 +24,7 @@ from apexstream.runtime.supervise import run_until
 async def serve(settings: Settings, *, ready: Callable[[str], None], stop: asyncio.Event) -> None:
     """Dispatch, or stand by while another dispatcher does, until ``stop``. ``ready`` is called once all that earlier
     dispatchers did is known."""
-    clock, codec, kafka = SystemClock(), Codec(), connection(settings)
+    clock, codec, kafka = SystemClock(), await codec_of(settings), connection(settings)
     name = settings.instance_name("dispatcher")
     # One process, one life: a dispatcher that restarts under the same name is another one.
     life = f"{name}.{new_id(clock.now_us() // 1000, os.urandom(10))[-10:]}"

@@ -12,7 +12,6 @@ from typing import Any
 import structlog
 import uvicorn
 
-from apexstream.contracts.codec import Codec
 from apexstream.core.errors import InvalidConfiguration
 from apexstream.core.events import Event
 from apexstream.core.ids import new_id
@@ -37,6 +36,7 @@ from apexstream.log.fetcher import LogReader, Partition
 from apexstream.log.index import StreamIndex
 from apexstream.log.outside import OutsideChunks
 from apexstream.log.paths import PathIndex, Paths
+from apexstream.log.registry import codec_of
 from apexstream.log.segments import SegmentReader
 from apexstream.log.tails import Relays, Tails
 from apexstream.log.view import View
@@ -67,7 +67,7 @@ async def serve_one(
     settings: Settings, *, ready: Callable[[str], None], stop: asyncio.Event, shared: bool = False
 ) -> None:
     """Serve in this process; ``shared``: the port is also other workers'."""
-    clock, codec, kafka = SystemClock(), Codec(), connection(settings)
+    clock, codec, kafka = SystemClock(), await codec_of(settings), connection(settings)
     secret = shared_key(settings)
     access = await make_access(settings, clock, secret)  # first: it may refuse to listen there at all
     listener = listen(settings.host, settings.port, shared=shared)

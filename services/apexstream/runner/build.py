@@ -22,6 +22,7 @@ from apexstream.log.fetcher import LogReader, Tail
 from apexstream.log.former import remove_members
 from apexstream.log.group import GroupReader
 from apexstream.log.keyed import KeyedLog
+from apexstream.log.registry import codec_of
 from apexstream.log.writer import Writer
 from apexstream.runner.attempt import Attempt, Failed
 from apexstream.runner.buffer import Buffer
@@ -43,7 +44,7 @@ from apexstream.runtime.supervise import run_until
 
 async def serve(settings: Settings, *, ready: Callable[[str], None], stop: asyncio.Event) -> None:
     """Run until ``stop``; ``ready`` is called once assignments are taken."""
-    clock, codec, kafka = SystemClock(), Codec(), connection(settings)
+    clock, codec, kafka = SystemClock(), await codec_of(settings), connection(settings)
     runner_id = settings.instance_name("runner")
     group_id = settings.topic_prefix + "runners"
     if settings.sole_instance:

@@ -55,6 +55,14 @@ class Settings(BaseSettings):
     kafka_ssl_keyfile: Annotated[
         Path | None, Field(validation_alias="KAFKA_SSL_KEYFILE", description="PEM file of its key.")
     ] = None
+    schema_registry_url: Annotated[
+        str,
+        Field(
+            validation_alias="SCHEMA_REGISTRY_URL",
+            pattern=r"^(https?://\S+)?$",
+            description="Schema registry with Confluent's API: records then carry its ids. Empty: they carry fingerprints.",
+        ),
+    ] = ""
     topic_prefix: Annotated[
         str,
         Field(
