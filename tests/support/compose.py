@@ -85,7 +85,7 @@ class Composed:
         at = self.compose("port", "prometheus", "9090").strip()
         with urlopen(f"http://{at}/api/v1/targets?state=active", timeout=10) as answer:
             found = json.load(answer)["data"]["activeTargets"]
-        return {target["labels"]["service"]: target["health"] for target in found}
+        return {target["labels"]["job"].removeprefix("apexstream-"): target["health"] for target in found}
 
 
 @contextmanager
