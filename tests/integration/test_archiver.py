@@ -45,7 +45,7 @@ def closed(state: StreamState) -> bool:
 
 
 async def test_a_finished_stream_is_sealed_whole(shared: Rig) -> None:
-    values = Author("whole").whole(numbered(1000), run_size=7)
+    values = Author("whole").whole(numbered(4000), run_size=7)
     await append(shared.writer, shared.topic("chunks"), "whole", values)
 
     async with shared.archive("a") as archive, shared.archiving(archive, shared.partition_of("whole")):
@@ -53,9 +53,9 @@ async def test_a_finished_stream_is_sealed_whole(shared: Rig) -> None:
         chunks = await sealed_content(archive, shared.partition_of("whole"), state)
 
     expected = content_of(values)
-    assert (state.status, state.next_seq, state.data_count) == (StreamStatus.COMPLETE, 1001, 1000)
+    assert (state.status, state.next_seq, state.data_count) == (StreamStatus.COMPLETE, 4001, 4000)
     assert chunks == expected.chunks
-    assert [ref.count for ref in state.segments] == [252, 252, 252, 245]  # whole runs of 7, as many as fit in 256
+    assert [ref.count for ref in state.segments] == [1022, 1022, 1022, 935]  # whole runs of 7, as many as fit in 1,024
 
 
 async def test_an_open_stream_is_sealed_after_a_while_and_goes_on(shared: Rig) -> None:
@@ -139,7 +139,10 @@ async def test_nothing_opens_a_stream_that_has_ended(shared: Rig) -> None:
         assert archive.index.get("ended") == state
 
 
-async def test_a_very_long_stream_has_pages_and_can_be_cut_inside_one(kafka: str, topic_prefix: str) -> None:
+async def test_a_very_long_stream_has_pages_and_can_be_cut_inside_one(
+    kafka: str, topic_prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("apexstream.archiver.stream.SEGMENT_CHUNKS_MAX", 256)
     async with rig(kafka, topic_prefix) as made, made.archive("a") as archive:
         old, partition = Author("long", 1, "old"), made.partition_of("long")
         values = [old.claim(0)]

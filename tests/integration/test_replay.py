@@ -31,13 +31,13 @@ async def screen(kafka: str) -> AsyncIterator[Show]:
 
 
 async def test_a_sealed_stream_is_shown_whole_and_from_anywhere(screen: Show) -> None:
-    await screen.write("whole", *Author("whole").whole(numbered(1000), run_size=30))
-    await screen.sealed("whole", 1001)
+    await screen.write("whole", *Author("whole").whole(numbered(3000), run_size=30))
+    await screen.sealed("whole", 3001)
 
     everything = await screen.follow("whole")
 
-    assert shown(everything) == [*range(1000), "stream_complete"]
-    for from_seq in (1, 255, 256, 257, 700, 999, 1000):
+    assert shown(everything) == [*range(3000), "stream_complete"]
+    for from_seq in (1, 1019, 1020, 1021, 2700, 2999, 3000):
         assert await screen.follow("whole", from_seq=from_seq) == everything[from_seq:]
     assert await screen.follow("whole") == everything  # now from the gateway's memory
 
@@ -205,8 +205,8 @@ async def test_an_expired_stream_says_so_even_before_the_archiver_came_to_it(scr
 
 async def make_unreadable(screen: Show, stream_id: str, change: dict[str, Any]) -> None:
     """A sealed stream whose second segment is not where its state says."""
-    await screen.write(stream_id, *Author(stream_id).whole(numbered(600), run_size=200))
-    state = await screen.sealed(stream_id, 601)
+    await screen.write(stream_id, *Author(stream_id).whole(numbered(3000), run_size=200))
+    state = await screen.sealed(stream_id, 3001)
     first, second, *rest = state.segments
     moved: SegmentRef = msgspec.structs.replace(second, **change)
     await screen.publish(msgspec.structs.replace(state, segments=(first, moved, *rest)))
@@ -225,14 +225,14 @@ async def test_a_segment_that_cannot_be_read_is_an_error_for_its_viewer_alone(
 
     broken, whole = await asyncio.gather(screen.follow(bad), screen.follow(fine))
 
-    assert [message["seq"] for message in broken[:-1]] == list(range(200))
+    assert [message["seq"] for message in broken[:-1]] == list(range(1000))
     assert (broken[-1]["type"], broken[-1]["error"]["code"]) == ("error", "data_corruption")
     assert len(whole) == 4
 
 
 async def test_a_damaged_segment_is_not_shown(screen: Show) -> None:
-    await screen.write("damaged", *Author("damaged").whole(numbered(600), run_size=200))
-    state = await screen.sealed("damaged", 601)
+    await screen.write("damaged", *Author("damaged").whole(numbered(3000), run_size=200))
+    state = await screen.sealed("damaged", 3001)
     ref, partition = state.segments[1], screen.rig.partition_of("damaged")
     at = (screen.rig.topic("segments"), partition)
     async for records, _ in screen.rig.reader.scan(at, ref.offset, ref.offset + 1):
@@ -246,7 +246,7 @@ async def test_a_damaged_segment_is_not_shown(screen: Show) -> None:
 
     messages = await screen.follow("damaged")
 
-    assert len(messages) == 201
+    assert len(messages) == 1001
     assert "digest" in messages[-1]["error"]["message"]
 
 

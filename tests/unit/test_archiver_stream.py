@@ -143,9 +143,9 @@ def test_a_viewer_who_comes_back_anywhere_is_told_what_no_longer_counts(seed: in
         assert seen[:kept] == content.chunks[:kept]
 
 
-def test_a_segment_is_full_at_256_chunks_and_what_comes_next_waits() -> None:
+def test_a_segment_is_full_at_so_many_chunks_and_what_comes_next_waits() -> None:
     author, stream = Author("s"), OpenStream("s", None)
-    runs = [author.run(numbered(1, at)) for at in range(300)]
+    runs = [author.run(numbered(1, at)) for at in range(SEGMENT_CHUNKS_MAX + 44)]
 
     take_all(stream, [author.claim(0), *runs])
 

@@ -390,8 +390,7 @@ class Hub:
                 next_seq = min(stop, seq + _at_once(subscription.rate))
                 data = sealed.between(seq, next_seq, subscription.encoder)
                 if ends and next_seq == end:
-                    subscription.move(Position(next_seq, rewinds))
-                    subscription.end(data)
+                    await self._send_last(subscription, data, Position(next_seq, rewinds))
                     return
                 await self._send_part(subscription, data, Position(next_seq, rewinds))
             if stop == end:
@@ -406,6 +405,14 @@ class Hub:
         if subscription.rate:
             await asyncio.sleep(sent / subscription.rate)
         await subscription.running.wait()
+
+    async def _send_last(self, subscription: Subscription, data: bytes, position: Position) -> None:
+        """The same for the end of a stream: a viewer of many short ones has room for one of them."""
+        viewer = subscription.viewer
+        async with self._turns.setdefault(viewer, asyncio.Lock()):
+            subscription.move(position)
+            subscription.end(data)
+            await viewer.room()
 
     async def _send_logged(self, subscription: Subscription, stream: LiveStream, state: StreamState | None) -> None:
         """From the log: what is neither sealed nor in memory any more."""

@@ -22,7 +22,7 @@ from apexstream.core.events import Segment, SegmentChunks, SegmentPage, SegmentR
 from apexstream.log.fetcher import LogReader, Partition
 from apexstream.log.writer import unreachable
 
-SEGMENT_CHUNKS_MAX = 256  # a segment holds at most this many chunks …
+SEGMENT_CHUNKS_MAX = 1024  # a segment holds at most this many chunks …
 SEGMENT_BYTES_MAX = (
     256 * 1024
 )  # … or this many payload bytes, whichever comes first; a larger chunk is alone in its own
