@@ -10,7 +10,7 @@ import asyncio
 import base64
 import os
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
@@ -25,6 +25,8 @@ from apexstream.gateway.durable.messages import RUN_PAYLOAD_BYTES_MAX, data_chun
 from apexstream.gateway.durable.producers import (
     Accepted,
     Decision,
+    Gap,
+    NewEpochNotAtZero,
     OutsideState,
     Producer,
     WrongType,
@@ -115,6 +117,7 @@ class _Run:
     chunks: list[Chunk] = field(default_factory=list)
     size_bytes: int = 0
     answers: list[tuple[Pending, Answer]] = field(default_factory=list)
+    misses: bool = False  # an answer refuses for want of earlier appends
     part: tuple[Pending, int] | None = None  # of a long append, and how many of its messages are taken then
 
     def has_room_for(self, payloads: Sequence[bytes]) -> bool:
@@ -157,6 +160,7 @@ class _Sent:
 
 class StreamWriter:
     """The stream ``stream_id`` in this gateway's hands. Its records must be fed to :meth:`feed` from before the first append.
+    ``settled`` returns once all has been fed that was in the log when it was called.
 
     ``fresh``: nobody but us can know the stream, so that its first claim needs no look back; it is not in the log before
     ``offset``.
@@ -172,6 +176,7 @@ class StreamWriter:
         keys: KeyProvider | None,
         now_us: Callable[[], int],
         random: Callable[[], float],
+        settled: Callable[[], Awaitable[None]],
         timeout_s: float,
         fresh: bool,
         offset: int,
@@ -183,6 +188,7 @@ class StreamWriter:
         self._keys = keys
         self._now_us = now_us
         self._random = random
+        self._settled = settled
         self._timeout_s = timeout_s
         self._fresh = fresh
         self._fold: StreamFold | None = StreamFold() if fresh else None
@@ -280,11 +286,18 @@ class StreamWriter:
         fold = self._fold
         assert fold is not None  # noqa: S101 - taken before
         run = self._compose(fold)
-        if run.chunks and not await self._send(run, fold):
+        if not await (self._send(run, fold) if run.chunks else self._confirm(run)):
             return False
         self._state = run.state
         self._settle(run)
         return True
+
+    async def _confirm(self, run: _Run) -> bool:
+        """Whether what is only answered may be: sending would find out who has the stream, this does not."""
+        if not run.misses:
+            return True
+        await self._settled()
+        return self._held
 
     def _settle(self, run: _Run) -> None:
         """The run counts: answer the appends in it."""
@@ -302,6 +315,7 @@ class StreamWriter:
         for pending in self._waiting:
             decision = pending.decide(run.state)
             if not isinstance(decision, Accepted):
+                run.misses |= isinstance(decision, Gap | NewEpochNotAtZero)
                 run.answers.append((pending, Answer(decision, run.next_seq, closed=run.state.closed)))
                 continue
             skip = max(pending.taken, decision.skip)

@@ -142,6 +142,7 @@ class Writers:
             keys=self._keys,
             now_us=self._now_us,
             random=self._random,
+            settled=lambda: self.settled(stream_id),
             timeout_s=self._timeout_s,
             fresh=fresh,
             offset=self._tails.position(partition),
