@@ -7,7 +7,8 @@ from typing import get_args
 import msgspec
 import pytest
 
-from apexstream.core.pipelines import FOLDS, Combine, Definition, Operator, Test, read_definition
+from apexstream.core.operators import FOLDS, Combine, Operator, Test
+from apexstream.core.pipelines import Definition, read_definition
 
 TEXT = (Path(__file__).parents[2] / "docs" / "pipelines.md").read_text()
 

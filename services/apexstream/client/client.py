@@ -226,11 +226,14 @@ class Client:
         """End a pipeline's outputs with a receipt; one that has ended is forgotten, and its outputs stay."""
         return await self._call("DELETE", f"/pipelines/{quote(pipeline_id, safe='')}", PipelineInfo)
 
-    async def follow(self, stream_id: str, from_seq: int = 0, *, cursor: str = "") -> AsyncGenerator[Frame, None]:
+    async def follow(
+        self, stream_id: str, from_seq: int = 0, *, cursor: str = "", view: Mapping[str, Any] | None = None
+    ) -> AsyncGenerator[Frame, None]:
         """Every frame of a stream from ``from_seq`` on, in order, none twice and none left out, until its end frame.
 
         With the ``cursor`` of a frame it goes on behind that frame instead, in this process or another; a :class:`Rewind`
-        comes first if something before it was taken back meanwhile.
+        comes first if something before it was taken back meanwhile. With a ``view`` (docs/pipelines.md) it gets what that
+        shows: frames keep their seqs, and a cursor is of the view.
 
         A stream that does not exist yet is waited for. A lost connection is made again, with exponential backoff and
         full jitter, at the cursor of the last frame; :class:`~apexstream.core.errors.Unavailable` is raised once that
@@ -242,7 +245,8 @@ class Client:
         follower = Follower(
             address=self.address,
             stream_id=check_id(stream_id, "stream_id"),
-            position=Position(None, cursor) if cursor else Position(from_seq),
+            position=Position(None if cursor else from_seq, cursor, sparse=view is not None),
+            view=view,
             policy=self._reconnect,
             clock=self._clock,
             token=self._token,

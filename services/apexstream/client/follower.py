@@ -2,10 +2,11 @@
 
 import asyncio
 import random
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from http import HTTPStatus
+from typing import Any
 
 import msgspec
 from websockets.asyncio.client import ClientConnection, connect
@@ -39,6 +40,7 @@ class _Subscribe(msgspec.Struct, frozen=True, tag_field="type", tag="subscribe")
     from_seq: int | msgspec.UnsetType = msgspec.UNSET
     cursor: str | msgspec.UnsetType = msgspec.UNSET
     cursors: bool = True
+    view: Mapping[str, Any] | msgspec.UnsetType = msgspec.UNSET
 
 
 @dataclass(slots=True, kw_only=True)
@@ -51,6 +53,7 @@ class Follower:
     policy: ReconnectPolicy
     clock: Clock
     token: TokenSource = lambda: ""
+    view: Mapping[str, Any] | None = None
     draw: Callable[[], float] = random.random
     pause: Callable[[float], Awaitable[None]] = asyncio.sleep
     _patience: Patience = field(init=False)
@@ -115,9 +118,10 @@ class Follower:
                 yield frame
 
     def _command(self) -> _Subscribe:
+        view = msgspec.UNSET if self.view is None else self.view
         if self.position.cursor:
-            return _Subscribe(self.stream_id, cursor=self.position.cursor)
-        return _Subscribe(self.stream_id, from_seq=self.position.next_seq or 0)
+            return _Subscribe(self.stream_id, cursor=self.position.cursor, view=view)
+        return _Subscribe(self.stream_id, from_seq=self.position.next_seq or 0, view=view)
 
     def _due(self, frame: Frame) -> bool:
         step = self.position.take(frame)

@@ -17,10 +17,12 @@ class Step(Enum):
 @dataclass(slots=True)
 class Position:
     """``next_seq`` is the seq that the follower needs next; None before the first frame of one that starts at a cursor.
-    ``cursor`` says the same to the gateway, and of how many rewinds the follower knows; empty before the first frame."""
+    ``cursor`` says the same to the gateway, and of how many rewinds the follower knows; empty before the first frame.
+    ``sparse``: frames may be left out, as a view does."""
 
     next_seq: int | None = 0
     cursor: str = ""
+    sparse: bool = False
 
     def take(self, frame: Frame) -> Step:
         """Decide about a frame, and move on if it is delivered."""
@@ -35,6 +37,6 @@ class Position:
             return Step.DELIVER
         if isinstance(frame, Rewind):
             return Step.DELIVER if frame.seq < self.next_seq else Step.DROP  # nothing that was delivered is affected
-        if frame.seq == self.next_seq:
+        if frame.seq == self.next_seq or (self.sparse and frame.seq > self.next_seq):
             return Step.DELIVER
         return Step.DROP if frame.seq < self.next_seq else Step.GAP

@@ -17,6 +17,11 @@ Place = Callable[[Any], Any]
 @lru_cache(1024)
 def place(path: str) -> Place:
     """The place that ``path`` names. Raises :class:`InvalidRequest` for what is no such path."""
+    return _finder(path, steps_of(path))
+
+
+def steps_of(path: str) -> tuple[str | int, ...]:
+    """The names and indexes on the way to the place. Raises :class:`InvalidRequest` for what is no path."""
     if not path.startswith("$") or len(path) > PATH_CHARACTERS_MAX:
         raise _no_path(path)
     steps: list[str | int] = []
@@ -28,7 +33,7 @@ def place(path: str) -> Place:
         name = step["name"] if step["name"] is not None else step["quoted"]
         steps.append(int(step["index"]) if name is None else name)
         at = step.end()
-    return _finder(path, tuple(steps))
+    return tuple(steps)
 
 
 def _finder(path: str, steps: tuple[Any, ...]) -> Place:

@@ -27,6 +27,7 @@ STATUS = {
     "too_large": 413,
     "invalid_parameters": 422,
     "invalid_pipeline": 422,
+    "invalid_view": 422,
     "limit_reached": 429,
     "unavailable": 503,
     "outcome_unknown": 503,

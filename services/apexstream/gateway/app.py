@@ -28,6 +28,7 @@ from apexstream.gateway.static import Page, public_paths
 from apexstream.gateway.streams import Streams
 from apexstream.gateway.submissions import Submissions
 from apexstream.gateway.tasks import Tasks
+from apexstream.gateway.views import Views
 from apexstream.gateway.websocket import WebSockets
 
 PUBLIC = frozenset({"/livez", "/readyz", "/openapi.json"})
@@ -47,6 +48,7 @@ def make_app(parts: Parts, durable: Durable, pipelines: Pipelines, page: Path | 
         *Tasks(parts, control, submissions).routes(),
         *Scheduling(parts, control, submissions).routes(),
         *Streams(control).routes(),
+        *Views(parts).routes(),
         *ticket_routes(parts.access),
         *WebSockets(parts, control).routes(),
         *durable.routes(principal_of, parts.ownership.check),

@@ -16,8 +16,12 @@ RATE_MAX = 1_000_000
 REASON_CHARACTERS_MAX = 200
 TAIL_MAX = 100_000
 
+FromSeq = Annotated[int, msgspec.Meta(ge=0, le=SEQ_MAX)]
+Cursor = Annotated[str, msgspec.Meta(max_length=CURSOR_CHARACTERS_MAX)]
+Tail = Annotated[int, msgspec.Meta(ge=0, le=TAIL_MAX)]
+TimeUs = Annotated[int, msgspec.Meta(ge=0, le=2**62)]
+Rate = Annotated[int, msgspec.Meta(ge=0, le=RATE_MAX)]
 _Id = Annotated[str, msgspec.Meta(max_length=64)] | int | None
-_Rate = Annotated[int, msgspec.Meta(ge=0, le=RATE_MAX)]
 
 
 class _Command(msgspec.Struct, frozen=True, kw_only=True, tag_field="type"):
@@ -29,17 +33,19 @@ class Subscribe(_Command, frozen=True, kw_only=True, tag="subscribe"):
     before; ``from_seq``; the last ``tail`` chunks (0: only what comes next); ``from_time``, microseconds since the epoch.
 
     ``cursors``: every message carries its cursor. ``batches``: messages that are sent together are one JSON array.
-    ``rate``: at most so many chunks a second (0: as they come).
+    ``rate``: at most so many chunks a second (0: as they come). ``view``: the stream as these operators show it; cursors are
+    then of the view.
     """
 
     stream_id: str
-    from_seq: Annotated[int, msgspec.Meta(ge=0, le=SEQ_MAX)] | None = None
-    cursor: Annotated[str, msgspec.Meta(max_length=CURSOR_CHARACTERS_MAX)] | None = None
-    tail: Annotated[int, msgspec.Meta(ge=0, le=TAIL_MAX)] | None = None
-    from_time: Annotated[int, msgspec.Meta(ge=0, le=2**62)] | None = None
+    from_seq: FromSeq | None = None
+    cursor: Cursor | None = None
+    tail: Tail | None = None
+    from_time: TimeUs | None = None
     cursors: bool = False
     batches: bool = False
-    rate: _Rate = 0
+    rate: Rate = 0
+    view: dict[str, Any] | None = None
 
 
 class Unsubscribe(_Command, frozen=True, kw_only=True, tag="unsubscribe"):
@@ -64,7 +70,7 @@ class Pace(_Command, frozen=True, kw_only=True, tag="pace"):
     """Send at most ``rate`` chunks a second of the stream from now on; 0: as they come."""
 
     stream_id: str
-    rate: _Rate
+    rate: Rate
 
 
 class Watch(_Command, frozen=True, kw_only=True, tag="watch"):
@@ -128,7 +134,12 @@ def read_command(text: str | bytes) -> Command:
         if hasattr(command, name):
             check_id(getattr(command, name), name)
     if isinstance(command, Subscribe):
-        places = [name for name in _PLACES if getattr(command, name) is not None]
-        if len(places) > 1:
-            raise InvalidRequest(f"{' and '.join(places)} name two places", where="subscribe", hint="Give one of them")
+        check_place(command, "subscribe")
     return command
+
+
+def check_place(asked: Any, where: str) -> None:
+    """Raise :class:`InvalidRequest` if ``asked`` names more than one place to start from."""
+    places = [name for name in _PLACES if getattr(asked, name) is not None]
+    if len(places) > 1:
+        raise InvalidRequest(f"{' and '.join(places)} name two places", where=where, hint="Give one of them")

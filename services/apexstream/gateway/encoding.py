@@ -24,11 +24,12 @@ class Encoder(Protocol):
         it is not joined with pieces."""
 
     def join(self, pieces: Sequence[bytes]) -> bytes:
-        """Consecutive pieces as they are written together; in most protocols one after the other."""
+        """Consecutive pieces as they are written together; in most protocols one after the other. Empty if nothing is shown."""
 
 
 class Encoding(Protocol):
-    """``name`` is the encoding with all its options: encodings of one name write the same bytes."""
+    """``name`` is the encoding with all its options: encodings of one name write the same bytes. What has values without
+    end in it stands after a bar (``|``): what is before labels metrics."""
 
     @property
     def name(self) -> str: ...

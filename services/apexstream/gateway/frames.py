@@ -37,6 +37,11 @@ def chunk_message(head: bytes, seq: int, chunk: Chunk) -> bytes:
     return b'{"type":"%b"%b%d,%b}' % (name, head, seq, _typed(chunk))
 
 
+def marked(message: bytes, cursor: str) -> bytes:
+    """``message`` with the cursor of whoever has it."""
+    return b'%b,"cursor":"%b"}' % (message[:-1], cursor.encode())
+
+
 def rewind_message(head: bytes, seq: int) -> bytes:
     """Tells a viewer to forget everything from ``seq`` on."""
     return b'{"type":"stream_rewind"%b%d}' % (head, seq)
@@ -52,6 +57,7 @@ class JsonFrames:
 
     cursors: Cursors | None = None
     batches: bool = False
+    view: str = ""  # what the cursors are bound to
 
     @property
     def name(self) -> str:
@@ -63,7 +69,9 @@ class JsonFrames:
         head = stream_head(stream_id)
         if self.cursors is None and not self.batches:
             return _Frames(head)
-        return _Messages(head, None if self.cursors is None else self.cursors.of(stream_id), batches=self.batches)
+        return _Messages(
+            head, None if self.cursors is None else self.cursors.of(stream_id, self.view), batches=self.batches
+        )
 
 
 class _Frames:
@@ -121,7 +129,7 @@ class _Messages:
     def _marked(self, message: bytes, seq: int, rewinds: int) -> bytes:
         if self._cursors is None:
             return message
-        return b'%b,"cursor":"%b"}' % (message[:-1], self._cursors.mint(seq, rewinds).encode())
+        return marked(message, self._cursors.mint(seq, rewinds))
 
 
 def websocket_frame(message: bytes) -> bytes:

@@ -112,8 +112,9 @@ class _Group:
     def __init__(self, name: str, encoder: Encoder) -> None:
         self.name = name
         self.encoder = encoder
-        self.delivered = meters.DELIVERED.of(name)
-        self.delivered_bytes = meters.DELIVERED_BYTES.of(name)
+        label = name.partition("|")[0]  # what follows has values without end
+        self.delivered = meters.DELIVERED.of(label)
+        self.delivered_bytes = meters.DELIVERED_BYTES.of(label)
         self.pieces: list[bytes] = []
         self.viewers: dict[Attached, None] = {}  # a set that keeps its order
 
@@ -240,7 +241,7 @@ class LiveStream:
             if not group.pieces and not ended:
                 continue
             data = group.encoder.join(group.pieces)
-            group.delivered.value += len(group.pieces) * len(group.viewers)
+            group.delivered.value += sum(map(bool, group.pieces)) * len(group.viewers)
             group.delivered_bytes.value += len(data) * len(group.viewers)
             group.pieces = []
             if ended:

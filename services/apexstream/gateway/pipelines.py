@@ -14,14 +14,8 @@ from apexstream.client.model import PipelineInfo
 from apexstream.contracts.codec import Codec
 from apexstream.core.errors import ApexError, ChunkDecodeError, InvalidRequest
 from apexstream.core.events import Pipeline, StreamState, StreamStatus
-from apexstream.core.pipelines import (
-    Definition,
-    InvalidPipeline,
-    check_pipeline_id,
-    jobs_of,
-    read_definition,
-    streams_of,
-)
+from apexstream.core.operators import InvalidPipeline
+from apexstream.core.pipelines import Definition, check_pipeline_id, jobs_of, read_definition, streams_of
 from apexstream.gateway.access import Verb, principal_of
 from apexstream.gateway.access.principal import Principal, sees
 from apexstream.gateway.answers import Conflict, answer, parse, read_body

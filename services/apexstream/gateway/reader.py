@@ -54,6 +54,7 @@ class Reader:
         self._problem: ApexError | None = None
         self._closing: Stopped | None = None
         self._caught_up = False
+        self._subscription: Subscription | None = None
         self._more = asyncio.Event()
         self._room = asyncio.Event()
         self._room.set()
@@ -64,6 +65,13 @@ class Reader:
         await self._began.wait()
         if self._problem is not None and not self._waiting:
             raise self._problem
+
+    @property
+    def reached(self) -> Position:
+        """Where a reader is that has taken all deliveries so far, behind what its encoding does not show."""
+        if self._waiting or self._subscription is None:
+            return self.position
+        return self._subscription.position
 
     def __aiter__(self) -> "Reader":
         return self
@@ -94,6 +102,7 @@ class Reader:
     # As a viewer: see apexstream.gateway.subscription.Viewer.
 
     def began(self, subscription: Subscription) -> None:
+        self._subscription = subscription
         self.position = subscription.position
         self.recovered = subscription.recovered
         self._began.set()

@@ -13,6 +13,7 @@ from apexstream.core.errors import ApexError, Forbidden, InvalidRequest, LimitRe
 from apexstream.core.events import ControlVerb
 from apexstream.core.fold import UNTOLD
 from apexstream.core.task import TaskState
+from apexstream.core.views import read_view
 from apexstream.gateway import commands, messages
 from apexstream.gateway.access import Principal, Verb, pass_of
 from apexstream.gateway.closing import Close
@@ -22,6 +23,7 @@ from apexstream.gateway.frames import JsonFrames, websocket_frame
 from apexstream.gateway.parts import Parts
 from apexstream.gateway.sockets import CLOSE_GRACE_S, EXTENSION, FrameSocket
 from apexstream.gateway.subscription import FromTail, FromTime, Start, Subscription
+from apexstream.gateway.viewed import Viewed
 from apexstream.runtime import meters
 
 BEHIND_BYTES_MAX = 4 * 1024 * 1024  # unread by the client; past this it is closed, and may come back and resume
@@ -135,7 +137,7 @@ class _Session:
                     id=self._asked.pop(subscription),
                     stream_id=subscription.stream_id,
                     seq=position.seq,
-                    cursor=self._parts.cursors.mint(subscription.stream_id, position),
+                    cursor=self._mint(subscription, position),
                     recovered=subscription.recovered,
                 )
             )
@@ -186,11 +188,14 @@ class _Session:
 
     def _subscribe(self, command: commands.Subscribe) -> None:
         tenant = self._permit(Verb.READ, command.stream_id)
-        start = self._start(command)
+        view = None if command.view is None else read_view(msgspec.json.encode(command.view))
+        bound = "" if view is None else view.name
+        start = self._start(command, bound)
         self._drop(command.stream_id)
         if len(self._subscriptions) >= SUBSCRIPTIONS_MAX:
             raise InvalidRequest(f"more than {SUBSCRIPTIONS_MAX} streams on one socket", hint="Open another socket")
-        encoding = JsonFrames(self._parts.cursors if command.cursors else None, command.batches)
+        frames = JsonFrames(self._parts.cursors if command.cursors else None, command.batches, bound)
+        encoding = frames if view is None else Viewed(frames, view)
         subscription = self._hub.subscribe(command.stream_id, start, self, encoding, rate=command.rate, tenant=tenant)
         self._subscriptions[command.stream_id] = subscription
         if command.id is not None:
@@ -198,9 +203,9 @@ class _Session:
             if not self._hub.exists(command.stream_id, tenant):
                 self._say(messages.Waiting(id=command.id, stream_id=command.stream_id))
 
-    def _start(self, command: commands.Subscribe) -> Start:
+    def _start(self, command: commands.Subscribe, view: str) -> Start:
         if command.cursor is not None:
-            return self._parts.cursors.read(command.cursor, command.stream_id)
+            return self._parts.cursors.read(command.cursor, command.stream_id, view)
         if command.tail is not None:
             return FromTail(command.tail)
         if command.from_time is not None:
@@ -290,7 +295,12 @@ class _Session:
         known = subscription.began or isinstance(subscription.start, Position)
         if not known or position.rewinds == UNTOLD:
             return None
-        return self._parts.cursors.mint(subscription.stream_id, position)
+        return self._mint(subscription, position)
+
+    def _mint(self, subscription: Subscription, position: Position) -> str:
+        encoding = subscription.encoding
+        view = encoding.view.name if isinstance(encoding, Viewed) else ""
+        return self._parts.cursors.mint(subscription.stream_id, position, view)
 
     def _show_task(self, state: TaskState) -> None:
         self._socket.write(websocket_frame(messages.task_message(state)))

@@ -6,10 +6,9 @@ from typing import Any, Protocol
 import msgspec
 
 from apexstream.core.chunk import CHUNK_BYTES_MAX, Chunk, Kind
-from apexstream.core.pipelines import (
+from apexstream.core.operators import (
     Batch,
     Concat,
-    Definition,
     Distinct,
     Filter,
     FlatMap,
@@ -27,26 +26,25 @@ from apexstream.core.pipelines import (
     Until,
     Window,
     Zip,
-    sides_of,
 )
+from apexstream.core.pipelines import Definition, sides_of
+from apexstream.core.stateless import ElementFailed
 from apexstream.processors.combining import Combine, Concatenated, Joined, LookedUp, Merged, Sorted, Zipped
 from apexstream.processors.elementwise import (
     Batches,
     Calling,
     Counted,
     Distinctly,
+    Each,
     FoldCalls,
     Folded,
     Gate,
     MapCalls,
     Parted,
     Step,
-    filter_step,
-    flat_map_step,
-    map_step,
 )
 from apexstream.processors.intake import Intake
-from apexstream.processors.items import Element, ElementFailed, Item, Sides
+from apexstream.processors.items import Element, Item, Sides
 from apexstream.processors.rows import State
 from apexstream.processors.windows import Windows
 
@@ -160,12 +158,8 @@ def _step(operator: Operator, name: str, state: State, sides: Sides) -> Step | C
             case Scan() | Reduce():
                 return FoldCalls(operator, state.part(name), sides)
     match operator:
-        case Map():
-            return map_step(operator, sides)
-        case Filter():
-            return filter_step(operator, sides)
-        case FlatMap():
-            return flat_map_step(operator, sides)
+        case Map() | Filter() | FlatMap():
+            return Each(operator, sides)
         case Take() | Skip():
             return Counted(operator, state.part(name))
         case TakeWhile() | SkipWhile() | Until():

@@ -11,21 +11,11 @@ from typing import Any, Protocol
 
 import msgspec
 
+from apexstream.core.operators import Join, Lookup, Zip, microseconds
 from apexstream.core.paths import place
-from apexstream.core.pipelines import Input, Join, Lookup, Zip, microseconds
-from apexstream.processors.items import (
-    END,
-    ENDED,
-    NEVER,
-    Element,
-    ElementFailed,
-    Item,
-    Mark,
-    Overflow,
-    PipelineFailed,
-    Sides,
-    Tick,
-)
+from apexstream.core.pipelines import Input
+from apexstream.core.stateless import ElementFailed
+from apexstream.processors.items import END, ENDED, NEVER, Element, Item, Mark, Overflow, PipelineFailed, Sides, Tick
 from apexstream.processors.rows import Part
 
 _CLOCK = b"!"

@@ -6,10 +6,8 @@ from typing import Any, Protocol
 
 import msgspec
 
-from apexstream.core.paths import place
-from apexstream.core.pipelines import (
+from apexstream.core.operators import (
     Batch,
-    Condition,
     Distinct,
     Filter,
     FlatMap,
@@ -22,8 +20,10 @@ from apexstream.core.pipelines import (
     TakeWhile,
     Until,
 )
+from apexstream.core.paths import place
+from apexstream.core.stateless import ElementFailed, fits, found, make_of
 from apexstream.processors.folds import Folds
-from apexstream.processors.items import END, ENDED, Element, ElementFailed, Item, Mark, Sides
+from apexstream.processors.items import END, ENDED, Element, Item, Mark, Sides
 from apexstream.processors.rows import Part
 
 _ALL = b"all"  # the row of a step that has only one
@@ -55,41 +55,11 @@ class Calling(Protocol):
         """What ``results``, a value or an :class:`ElementFailed` for each element of ``items``, make of them."""
 
 
-def fits(condition: Condition) -> Callable[[Any], bool]:
-    """Whether a value passes; nothing at the path, and what cannot be compared, does not."""
-    at, value, test = place(condition.path), condition.value, _TESTS[condition.test]
-
-    def passes(element: Any) -> bool:
-        try:
-            found = at(element)
-        except LookupError:
-            return False
-        try:
-            return bool(test(found, value))
-        except TypeError:
-            return False
-
-    return passes
-
-
-_TESTS: dict[str, Callable[[Any, Any], Any]] = {
-    "eq": lambda found, value: found == value,
-    "ne": lambda found, value: found != value,
-    "lt": lambda found, value: found < value,
-    "le": lambda found, value: found <= value,
-    "gt": lambda found, value: found > value,
-    "ge": lambda found, value: found >= value,
-    "in": lambda found, value: found in value,
-    "contains": lambda found, value: value in found,
-    "exists": lambda _, __: True,
-}
-
-
 class Each:
-    """``make`` gives what becomes of a value: any number of values."""
+    """``map``, ``filter`` and ``flat_map`` without a function."""
 
-    def __init__(self, make: Callable[[Any], Sequence[Any]], sides: Sides) -> None:
-        self._make = make
+    def __init__(self, operator: Map | Filter | FlatMap, sides: Sides) -> None:
+        self._make = make_of(operator)
         self._sides = sides
 
     def feed(self, items: Sequence[Item]) -> list[Item]:
@@ -103,42 +73,6 @@ class Each:
             except ElementFailed as problem:
                 self._sides.failed(item, problem)
         return made
-
-
-def map_step(operator: Map, sides: Sides) -> Each:
-    """``map`` without a function."""
-    if operator.path:
-        at = place(operator.path)
-        return Each(lambda value: (_found(at, value),), sides)
-    places = [(name, place(path)) for name, path in operator.pick.items()]
-    return Each(lambda value: ({name: _found(at, value) for name, at in places},), sides)
-
-
-def filter_step(operator: Filter, sides: Sides) -> Each:
-    """``filter`` without a function."""
-    assert operator.where is not None  # noqa: S101 - check_definition
-    passes = fits(operator.where)
-    return Each(lambda value: (value,) if passes(value) else (), sides)
-
-
-def flat_map_step(operator: FlatMap, sides: Sides) -> Each:
-    """``flat_map`` without a function."""
-    at = place(operator.path)
-
-    def items_of(value: Any) -> Sequence[Any]:
-        found = _found(at, value)
-        if type(found) is not list:
-            raise ElementFailed(f"{operator.path} is no list", where="flat_map")
-        return found
-
-    return Each(items_of, sides)
-
-
-def _found(at: Callable[[Any], Any], value: Any) -> Any:
-    try:
-        return at(value)
-    except LookupError as problem:
-        raise ElementFailed(str(problem.args[0]), where="path") from None
 
 
 class Counted:
@@ -221,7 +155,7 @@ class Distinctly:
                 kept.append(item)
                 continue
             try:
-                key = msgspec.json.encode(_found(self._at, item.value))
+                key = msgspec.json.encode(found(self._at, item.value))
             except ElementFailed as problem:
                 self._sides.failed(item, problem)
                 continue
@@ -397,7 +331,7 @@ class Parted:
                 kept.append(item)
                 continue
             try:
-                key = msgspec.json.encode(_found(self._at, item.value))
+                key = msgspec.json.encode(found(self._at, item.value))
             except ElementFailed as problem:
                 if self._part == 0:  # every part sees it; one reports it
                     self._sides.failed(item, problem)

@@ -8,9 +8,10 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from apexstream.core.operators import split_fold
 from apexstream.core.paths import place
-from apexstream.core.pipelines import split_fold
-from apexstream.processors.items import ElementFailed, Overflow
+from apexstream.core.stateless import ElementFailed
+from apexstream.processors.items import Overflow
 
 LIST_MAX = 10_000
 

@@ -11,7 +11,8 @@ import msgspec
 import structlog
 
 from apexstream.core.chunk import CHUNK_BYTES_MAX
-from apexstream.processors.items import ElementFailed, PipelineFailed
+from apexstream.core.stateless import ElementFailed
+from apexstream.processors.items import PipelineFailed
 
 START_TIMEOUT_S = 30.0
 LINE_BYTES_MAX = 4 * CHUNK_BYTES_MAX

@@ -4,12 +4,11 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-import msgspec
-
 from apexstream.core.chunk import WATERMARK_TYPE, Chunk, Kind
 from apexstream.core.paths import place
 from apexstream.core.pipelines import Input
-from apexstream.processors.items import END, Element, ElementFailed, Item, Mark, Sides, Tick
+from apexstream.core.stateless import ElementFailed, decoded
+from apexstream.processors.items import END, Element, Item, Mark, Sides, Tick
 
 _FACTORS = {"s": 1_000_000, "ms": 1_000, "us": 1}
 _TIME_MAX = 1 << 62
@@ -43,7 +42,7 @@ class Intake:
     def _item(self, chunk: Chunk) -> Item | None:
         value: Any = None
         try:
-            value = _decoded(chunk)
+            value = decoded(chunk)
             if chunk.content_type == WATERMARK_TYPE:
                 return Mark(self._microseconds(value))
             return Element(chunk.event_time_us if self._time is None else self._time_of(value), value)
@@ -62,14 +61,3 @@ class Intake:
         if type(found) not in {int, float} or not math.isfinite(found) or abs(found) * self._factor > _TIME_MAX:
             raise ElementFailed(f"{found!r:.40} is no time", where=f"{self._stream}.time")
         return found * self._factor if type(found) is int else round(found * self._factor)
-
-
-def _decoded(chunk: Chunk) -> Any:
-    if chunk.content_type.startswith("text/"):
-        return chunk.payload.decode("utf-8", "replace")
-    if chunk.content_type not in {"", WATERMARK_TYPE}:
-        raise ElementFailed(f"a chunk of type {chunk.content_type[:60]} is neither JSON nor text", where="chunk")
-    try:
-        return msgspec.json.decode(chunk.payload or b"null")
-    except (msgspec.DecodeError, RecursionError, UnicodeError) as problem:
-        raise ElementFailed(f"the chunk is no JSON: {problem}", where="chunk") from None

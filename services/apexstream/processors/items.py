@@ -8,6 +8,7 @@ from typing import Any, Final, TypeAlias
 import msgspec
 
 from apexstream.core.errors import ApexError
+from apexstream.core.stateless import ElementFailed
 
 NEVER: Final = -(1 << 63)
 ENDED: Final = (1 << 63) - 1
@@ -34,12 +35,6 @@ class Mark(msgspec.Struct, gc=False):
 
 Item: TypeAlias = Element | Tick | Mark
 END: Final = Mark(ENDED)
-
-
-class ElementFailed(ApexError):
-    """A step cannot take one element; what becomes of it is the pipeline's ``on_failure``."""
-
-    code = "element_failed"
 
 
 class PipelineFailed(ApexError):

@@ -12,10 +12,11 @@ from typing import Any, Protocol
 
 import msgspec
 
+from apexstream.core.operators import Window, microseconds
 from apexstream.core.paths import place
-from apexstream.core.pipelines import Window, microseconds
+from apexstream.core.stateless import ElementFailed
 from apexstream.processors.folds import Folds
-from apexstream.processors.items import ENDED, NEVER, Element, ElementFailed, Item, Mark, Sides, Tick
+from apexstream.processors.items import ENDED, NEVER, Element, Item, Mark, Sides, Tick
 from apexstream.processors.rows import Part
 
 _CLOCK = b"!"  # no JSON begins like this
