@@ -77,7 +77,8 @@ async def tear(road: Road, seen: Seen) -> None:
     while road.torn < TEARS:
         due = seen.count + EVERY // 2
         await seen.until(lambda due=due: seen.count >= due)
-        road.tear()
+        while not road.tear():
+            await asyncio.sleep(0.01)  # what the viewer had taken already was enough, and it is on its way back
 
 
 async def kill(pair: list[GatewayProcess], road: Road, rng: random.Random) -> None:

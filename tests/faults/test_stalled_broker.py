@@ -25,7 +25,6 @@ BUFFER_MB = 4
 SLACK_BYTES = 1 << 20
 CREDIT_BYTES = STREAMS * 256 * 1024  # what the runner would hold without a bound of its own
 RSS_GROWTH_BYTES_MAX = 48 << 20  # payloads, their objects, their records and batches
-GATHER_S = 8.0
 STALL_S = 5.0
 _BUFFERED = re.compile(r"^apexstream_runner_buffered_bytes (\S+)$", re.MULTILINE)
 _METRICS = re.compile(r'"url":"(http[^"]+)","event":"metrics and health"')
@@ -48,11 +47,19 @@ async def test_a_runner_with_fast_actions_and_a_stalled_broker_stays_under_its_b
     }
     async with one_broker() as broker, started(broker, tmp_path, 7, runners=["runner-a"], **settings) as run:
         runner = run.installation.services["runner-a"]
-        following = follow(run, (_fast(number) for number in range(STREAMS)))
-        await _flowing(runner)
+        gate = tmp_path / "gate"
+        gate.mkdir()
+        following = follow(run, (_fast(number, gate) for number in range(STREAMS)))
+        async with asyncio.timeout(120):
+            while len(list(gate.iterdir())) < STREAMS:
+                await asyncio.sleep(0.02)
         rss_before = _rss_bytes(runner)
         async with _watched(runner) as seen:
             with _stopped(broker):
+                (gate / "open").touch()
+                async with asyncio.timeout(60):
+                    while await _buffered(runner) < BUFFER_MB << 20:
+                        await asyncio.sleep(0.02)
                 await asyncio.sleep(stall_s)
         await asyncio.gather(*following)
         report = await run.verdict()
@@ -62,17 +69,11 @@ async def test_a_runner_with_fast_actions_and_a_stalled_broker_stays_under_its_b
     assert rss - rss_before < RSS_GROWTH_BYTES_MAX
 
 
-def _fast(number: int) -> Job:
-    """Waits until all of them run, and then yields everything at once."""
+def _fast(number: int, gate: Path) -> Job:
+    """Waits at the gate, and then yields everything at once."""
     task_id = f"fast-{number}"
-    plan = {"key": task_id, "n": 600, "interval_s": GATHER_S, "burst": 1000, "pad": PAD}
+    plan = {"key": task_id, "n": 600, "burst": 1000, "pad": PAD, "gate": str(gate)}
     return Job(task_id=task_id, action="deterministic", plan=plan, options={"max_attempts": 100})
-
-
-async def _flowing(runner: Service) -> None:
-    async with asyncio.timeout(30):
-        while await _buffered(runner) == 0:
-            await asyncio.sleep(0.02)
 
 
 @contextmanager

@@ -22,14 +22,14 @@ def workers_of(gateway: GatewayProcess) -> set[int]:
     return {child.pid for child in psutil.Process(gateway.process.pid).children()}
 
 
-def owners(port: int, pids: set[int]) -> list[int]:
-    """Who has the connections to ``port``."""
-    return [
+def owners(port: int, pids: set[int], status: str = psutil.CONN_ESTABLISHED) -> set[int]:
+    """Who has connections to ``port``, or listens there."""
+    return {
         pid
         for pid in pids
         for each in psutil.Process(pid).net_connections()
-        if each.status == "ESTABLISHED" and each.laddr.port == port
-    ]
+        if each.status == status and each.laddr.port == port
+    }
 
 
 async def viewer(url: str) -> websockets.ClientConnection:
@@ -52,10 +52,12 @@ async def test_workers_share_clients_are_replaced_and_say_goodbye(kafka: str, to
         await append(made.writer, made.topic("chunks"), "shared", [author.claim(0), author.run(numbered(3))])
         before = workers_of(gateway)
         async with asyncio.timeout(60):
+            while owners(gateway.port, before, psutil.CONN_LISTEN) != before:  # ready is whoever is ready first
+                await asyncio.sleep(0.05)
             sockets = await asyncio.gather(*(viewer(gateway.url) for _ in range(CLIENTS)))
             for socket in sockets:
                 assert [msgspec.json.decode(await socket.recv())["seq"] for _ in range(3)] == [0, 1, 2]
-            assert set(owners(gateway.port, before)) == before
+            assert owners(gateway.port, before) == before
 
             victim = min(before)
             psutil.Process(victim).send_signal(signal.SIGKILL)

@@ -89,14 +89,16 @@ class Road:
             yield self
             self.tear()
 
-    def tear(self) -> None:
-        """Break every connection, without a farewell."""
-        if self._writers:
-            self.torn += 1
-            self.torn_again.set()
-            self.torn_again.clear()
+    def tear(self) -> bool:
+        """Break every connection, without a farewell; False if there was none."""
+        if not self._writers:
+            return False
+        self.torn += 1
+        self.torn_again.set()
+        self.torn_again.clear()
         for writer in self._writers:
             writer.transport.abort()
+        return True
 
     async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:

@@ -13,6 +13,7 @@ class Control:
 
     def __init__(self, parts: Parts) -> None:
         self._registry = parts.registry
+        self._hub = parts.hub
         self._publish = parts.publish
         self._clock = parts.clock
         self._name = parts.name
@@ -45,7 +46,7 @@ class Control:
     async def forget(self, task_id: str, tenant: str = "") -> TaskState:
         """Erase the stream of a task that has ended. Raises :class:`Conflict` if it has not."""
         state = self._registry.task(task_id, tenant)
-        if not state.status.final:
+        if not state.status.final and not self._hub.closed(task_id):
             raise Conflict(f"the task is {state.status}", where=task_id, hint="Cancel it first, or wait for its end")
         await self.command(task_id, ControlVerb.FORGET, "asked to forget")
         return state

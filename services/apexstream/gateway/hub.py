@@ -113,6 +113,13 @@ class Hub:
         """True if ``tenant`` knows the stream, or its task: a viewer of it does not wait for it to come about."""
         return sees(tenant, self._owner(stream_id))
 
+    def closed(self, stream_id: str) -> bool:
+        """True if the stream's end has been seen here: its task has ended, even if its event is still on its way."""
+        stream, state = self._streams.get(stream_id), self._index.get(stream_id)
+        return (stream is not None and stream.fold.closed is not None) or (
+            state is not None and state.status is not StreamStatus.OPEN
+        )
+
     def subscribe(
         self, stream_id: str, start: Start, viewer: Viewer, encoding: Encoding, *, rate: int = 0, tenant: str = ""
     ) -> Subscription:

@@ -28,6 +28,7 @@ from apexstream.runtime import meters
 TAIL_BYTES_MAX = 64 * 1024 * 1024
 DROPPED_MAX = 4096  # of runs that are kept no longer, before they are swept out
 PART_BYTES = 256 * 1024  # what a viewer that catches up is sent at once
+PART_RUNS = 1024  # of which it comes at most
 CHUNK_COST_BYTES = 150  # of a chunk in memory, besides its payload and its encoded forms
 _log = structlog.get_logger(__name__)
 
@@ -256,7 +257,11 @@ class LiveStream:
         pieces: list[bytes] = []
         size_bytes = 0
         first = bisect_right(self._runs, seq, key=lambda run: run.next_seq)
-        for run in islice(self._runs, first, None):
+        for run in list(
+            islice(self._runs, first, first + PART_RUNS)
+        ):  # a copy: what is encoded here may push out what is kept
+            if run.stream is None:
+                break
             part = self._encoded(run, name, encoder)[seq - run.first_seq :][: chunks_max - len(pieces)]
             pieces += part
             seq += len(part)

@@ -9,6 +9,7 @@ import os
 import signal
 import time
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -25,7 +26,8 @@ plugin = Plugin("fault", summary="a workload whose result is known beforehand")
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
     """``n`` data chunks, ``burst`` of them every ``interval_s``; ``pad`` more bytes in each; a progress report before every
-    ``progress_every``-th (0: none); an exception before data chunk ``fail_at`` (-1: none)."""
+    ``progress_every``-th (0: none); an exception before data chunk ``fail_at`` (-1: none). With ``gate``, a directory, it says
+    there that it runs, and waits until there is a file ``open``."""
 
     key: str
     n: int
@@ -34,6 +36,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     pad: int = 0
     progress_every: int = 0
     fail_at: int = -1
+    gate: str = ""
 
 
 class State(msgspec.Struct, frozen=True):
@@ -58,6 +61,10 @@ def _after(plan: Plan, state: State) -> State:
 async def _pace(ctx: ActionContext, plan: Plan, index: int) -> None:
     if index == plan.fail_at:
         raise PlannedFailure(f"as planned at {index}")
+    if plan.gate and index == 0:
+        (Path(plan.gate) / plan.key).touch()
+        while not (Path(plan.gate) / "open").exists():
+            await asyncio.sleep(0.02)
     if plan.progress_every and index % plan.progress_every == 0:
         await ctx.progress(100 * index / plan.n, f"at {index}")
     if index % plan.burst == 0:
