@@ -1,16 +1,29 @@
 """Sealed payloads open for their own place only, and never again once the key is destroyed."""
 
 import os
+import sys
+from importlib.metadata import EntryPoint
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from hypothesis import given
 from hypothesis import strategies as st
 
 from apexstream.core.chunk import Chunk, Kind
 from apexstream.core.claims import ClaimWords
 from apexstream.core.errors import ChunkDecodeError, Erased, InvalidConfiguration
-from apexstream.log.cipher import AttemptCipher, LocalKeys, StreamOpener, claimed_key, key_words, sealed_by
+from apexstream.log.cipher import (
+    AttemptCipher,
+    LocalKeys,
+    StreamOpener,
+    claimed_key,
+    key_provider,
+    key_words,
+    sealed_by,
+)
+from apexstream.runtime.settings import Settings
 
 KEY = os.urandom(32)
 
@@ -128,3 +141,60 @@ def test_an_opener_reads_plain_and_sealed_chunks_of_all_attempts(tmp_path: Path)
     with pytest.raises(Erased):
         StreamOpener("s", keys).open(claims, 0, stored)
     assert StreamOpener("s", None).open([], 0, plain) is plain
+
+
+class Rotating:
+    """A provider as one in front of a KMS: what it wraps begins with the version of the key it was wrapped with."""
+
+    def __init__(self, _: Settings) -> None:
+        self.versions = [os.urandom(32)]
+        self.destroyed: set[str] = set()
+
+    def wrap(self, stream_id: str, data_key: bytes) -> bytes:
+        nonce, version = os.urandom(12), len(self.versions) - 1
+        return bytes([version]) + nonce + AESGCM(self.versions[version]).encrypt(nonce, data_key, stream_id.encode())
+
+    def unwrap(self, stream_id: str, wrapped: bytes) -> bytes:
+        if stream_id in self.destroyed:
+            raise Erased("the stream's key was destroyed", where=stream_id)
+        return AESGCM(self.versions[wrapped[0]]).decrypt(wrapped[1:13], wrapped[13:], stream_id.encode())
+
+    def destroy(self, stream_id: str) -> None:
+        self.destroyed.add(stream_id)
+
+
+def _installed(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+    entry = EntryPoint("vault", value, "apexstream.keys")
+    monkeypatch.setattr("apexstream.log.cipher.entry_points", lambda group: [entry] if group == entry.group else [])
+
+
+def test_an_installed_provider_holds_the_keys_and_rotates_its_own(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("sys.modules", sys.modules | {"vault_keys": SimpleNamespace(provider=Rotating)})
+    _installed(monkeypatch, "vault_keys:provider")
+    provider = key_provider(Settings(encryption="vault"))
+    assert isinstance(provider, Rotating)
+
+    def claim(stream_id: str) -> tuple[bytes, bytes]:
+        data_key = os.urandom(32)
+        return data_key, ClaimWords(key=key_words(provider.wrap(stream_id, data_key))).encode()
+
+    before = claim("s")
+    provider.versions.append(os.urandom(32))
+    after = claim("s")
+    opener = StreamOpener("s", provider)
+    for seq, attempt, (data_key, words) in ((0, 1, before), (1, 2, after)):
+        (chunk,) = AttemptCipher("s", attempt, data_key).seal(seq, [Chunk(Kind.DATA, b"secret", 1)])
+        assert opener.open([(attempt, words)], seq, [chunk])[0].payload == b"secret"
+    provider.destroy("s")
+    with pytest.raises(Erased):
+        StreamOpener("s", provider).open([(2, after[1])], 1, [chunk])
+
+
+@pytest.mark.parametrize(
+    ("name", "why"), [("other", "no key provider 'other'.*local, off, vault"), ("vault", "did not start")]
+)
+def test_a_provider_that_is_not_there_or_does_not_start_is_named(name: str, why: str, monkeypatch: pytest.MonkeyPatch):
+    _installed(monkeypatch, "no_such_module:provider")
+    with pytest.raises(InvalidConfiguration, match=why) as refused:
+        key_provider(Settings(encryption=name))
+    assert refused.value.where == "APEX_ENCRYPTION"

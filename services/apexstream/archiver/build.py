@@ -10,7 +10,7 @@ from apexstream.archiver.service import Archiver
 from apexstream.core.errors import InvalidConfiguration, Unavailable
 from apexstream.core.events import StreamStatus
 from apexstream.core.ids import new_id
-from apexstream.log.cipher import local_keys
+from apexstream.log.cipher import key_provider
 from apexstream.log.connection import connection
 from apexstream.log.fetcher import LogReader
 from apexstream.log.former import remove_members
@@ -65,7 +65,7 @@ async def serve(settings: Settings, *, ready: Callable[[str], None], stop: async
             reader=reads,
             segment_reader=SegmentReader(reads, segments, codec),
             index=index,
-            keys=local_keys(settings),
+            keys=key_provider(settings),
         )
 
         async def trim(partition: int, offset: int) -> None:

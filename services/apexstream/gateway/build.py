@@ -30,7 +30,7 @@ from apexstream.gateway.registry import Registry
 from apexstream.gateway.replay import Replays
 from apexstream.gateway.sockets import FrameSocket
 from apexstream.gateway.static import page_folder
-from apexstream.log.cipher import local_keys
+from apexstream.log.cipher import key_provider
 from apexstream.log.connection import connection
 from apexstream.log.fetcher import LogReader, Partition
 from apexstream.log.index import StreamIndex
@@ -71,7 +71,7 @@ async def serve_one(
     secret = shared_key(settings)
     access = await make_access(settings, clock, secret)  # first: it may refuse to listen there at all
     listener = listen(settings.host, settings.port, shared=shared)
-    name, keys = settings.instance_name("gateway"), local_keys(settings)
+    name, keys = settings.instance_name("gateway"), key_provider(settings)
     topics = {
         topic: settings.topic(topic)
         for topic in (

@@ -12,6 +12,7 @@ import os
 import sqlite3
 import threading
 from collections.abc import Sequence
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Protocol
 
@@ -24,6 +25,7 @@ from apexstream.core.claims import ClaimWords
 from apexstream.core.errors import ChunkDecodeError, Erased, InvalidConfiguration
 from apexstream.runtime.settings import Settings
 
+KEY_PROVIDERS = "apexstream.keys"  # group of entry points: functions that take Settings and give a KeyProvider
 KEY_BYTES = 32
 SEAL_BYTES = 16  # that a sealed payload has more than the plain one
 _NONCE_BYTES = 12
@@ -204,6 +206,20 @@ def claimed_key(payload: bytes) -> bytes | None:
         raise ChunkDecodeError("bad_logical", "a claim whose payload cannot be read") from None
 
 
-def local_keys(settings: Settings) -> LocalKeys | None:
-    """The keys of this machine if streams are to be encrypted; None if not."""
-    return LocalKeys(settings.home_path / "keys.db") if settings.encryption == "local" else None
+def key_provider(settings: Settings) -> KeyProvider | None:
+    """Who holds the keys if streams are to be encrypted, None if they are not. Raises :class:`InvalidConfiguration`."""
+    if settings.encryption == "off":
+        return None
+    if settings.encryption == "local":
+        return LocalKeys(settings.home_path / "keys.db")
+    found = {entry.name: entry for entry in entry_points(group=KEY_PROVIDERS)}
+    if settings.encryption not in found:
+        known = ", ".join(sorted({"off", "local", *found}))
+        hint = f"Known here are {known}; another is installed as an entry point of the group {KEY_PROVIDERS}"
+        raise InvalidConfiguration(f"no key provider {settings.encryption!r}", where="APEX_ENCRYPTION", hint=hint)
+    try:
+        provider: KeyProvider = found[settings.encryption].load()(settings)
+    except Exception as problem:  # another's code
+        why = f"the key provider {settings.encryption!r} did not start: {problem!r}"
+        raise InvalidConfiguration(why, where="APEX_ENCRYPTION", hint="See its documentation") from problem
+    return provider

@@ -16,7 +16,7 @@ from apexstream.core.ids import new_id
 from apexstream.core.options import TaskOptions
 from apexstream.core.scheduling import scheduling_or_nothing
 from apexstream.log.chunks import ChunkLog
-from apexstream.log.cipher import KeyProvider, local_keys
+from apexstream.log.cipher import KeyProvider, key_provider
 from apexstream.log.connection import connection
 from apexstream.log.fetcher import LogReader, Tail
 from apexstream.log.former import remove_members
@@ -86,7 +86,7 @@ async def serve(settings: Settings, *, ready: Callable[[str], None], stop: async
             runner_id=runner_id,
             clock=clock,
             codec=codec,
-            keys=local_keys(settings),
+            keys=key_provider(settings),
             buffer=buffer,
             publish_event=lambda key, value: writer.append(events, key.encode(), value),
             publish_letter=lambda key, value: writer.append(letters, key.encode(), value),

@@ -230,8 +230,12 @@ class Settings(BaseSettings):
         Field(description="Of batches in the hot log. zstd: 0.4 of the size, 1.3 µs CPU a chunk; segments always are."),
     ] = "none"
     encryption: Annotated[
-        Literal["off", "local"],
-        Field(description="local: payloads and checkpoints are encrypted with keys in the file keys.db of APEX_HOME."),
+        str,
+        Field(
+            min_length=1,
+            description="local: payloads and checkpoints are encrypted with keys in the file keys.db of APEX_HOME; "
+            "another name: that of an installed key provider (entry points of the group apexstream.keys).",
+        ),
     ] = "off"
     cursor_key_file: Annotated[
         str,
