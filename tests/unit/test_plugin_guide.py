@@ -99,7 +99,7 @@ def test_a_command_of_the_guide_prints_what_it_says(installed: Path, poems: Path
     )
 
     assert done.returncode == 0, done.stderr
-    others = ("corpus\t", "longrun\t", "monitor\t")  # installed here or not
+    others = ("compose\t", "corpus\t", "longrun\t", "monitor\t")  # installed here or not
     printed = [line for line in done.stdout.splitlines() if not line.startswith(others)]
     assert printed == output.splitlines()
 

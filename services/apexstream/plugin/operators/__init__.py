@@ -21,6 +21,7 @@ from apexstream.plugin.operators.library.jsonpath import json_path
 from apexstream.plugin.operators.library.sampling import reservoir, sample
 from apexstream.plugin.operators.library.statistics import Statistics, statistics
 from apexstream.plugin.operators.library.text import BadRow, Counted, count_tokens, csv_rows, lines, words
+from apexstream.plugin.operators.lookups import lookup
 from apexstream.plugin.operators.pacing import buffer, debounce, rate_limit, throttle
 from apexstream.plugin.operators.recovering import Backoff, retry, retrying, timeout, worth_retrying
 from apexstream.plugin.operators.selecting import distinct, skip, skip_while, take, take_while, until, until_done
@@ -80,6 +81,7 @@ __all__ = [
     "join",
     "json_path",
     "lines",
+    "lookup",
     "map",
     "merge",
     "opened",

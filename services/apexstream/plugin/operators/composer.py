@@ -3,7 +3,7 @@
 from collections.abc import Callable, Hashable
 from typing import Any, TypeVar, overload
 
-from apexstream.plugin.operators import arriving, combining, flattening, joining, sharing
+from apexstream.plugin.operators import arriving, combining, flattening, joining, lookups, sharing
 from apexstream.plugin.operators.calls import Function
 from apexstream.plugin.operators.chain import StreamTransformer, stream
 from apexstream.plugin.operators.clock import LOOP_CLOCK, Timers
@@ -107,6 +107,39 @@ class StreamComposer:
             ahead_max=ahead_max,
         )
         return self._chain(joined)
+
+    def lookup(
+        self,
+        source: Source[A],
+        table: Source[B],
+        *,
+        key_of: Callable[[Any], Hashable],
+        time_of: Callable[[Any], Time],
+        table_key_of: Callable[[B], Hashable] | None = None,
+        table_time_of: Callable[[B], Time] | None = None,
+        how: lookups.HowLookup = "inner",
+        lateness: Time = 0,
+        late: Function[Any, object] | None = None,
+        held_max: int = HELD_MAX,
+        keys_max: int = HELD_MAX,
+        ahead_max: int = 1,
+    ) -> StreamTransformer[joining.Joined[A, B]]:
+        """Each element with what a table said of its key at its time."""
+        looked_up = lookups.lookup(
+            source,
+            table,
+            key_of=key_of,
+            time_of=time_of,
+            table_key_of=table_key_of,
+            table_time_of=table_time_of,
+            how=how,
+            lateness=lateness,
+            late=late,
+            held_max=held_max,
+            keys_max=keys_max,
+            ahead_max=ahead_max,
+        )
+        return self._chain(looked_up)
 
     def switch(self, source: Source[Source[T]], *, ahead_max: int = 1) -> StreamTransformer[T]:
         """The elements of the newest stream that ``source`` gave."""
