@@ -36,7 +36,7 @@ $(VENV)/dev.stamp: requirements/dev.txt $(VENV)/run.stamp
 install: $(VENV)/run.stamp ## Install ApexStream and its plugins into .venv
 
 .PHONY: page
-page: $(VENV)/run.stamp ## Build the web page (again only if its sources changed)
+page: $(VENV)/run.stamp ## Build the web page and the TypeScript client (again only if their sources changed)
 	@$(BIN)/python services/web/build.py
 
 .PHONY: run
@@ -117,4 +117,4 @@ lock: ## Pin and hash the requirements again (needs uv)
 
 .PHONY: clean
 clean: ## Remove what was built here (not the broker's data)
-	rm -rf $(VENV) services/web/node_modules services/web/*/node_modules services/apexstream/gateway/page
+	rm -rf $(VENV) services/web/node_modules services/web/*/node_modules services/web/client/dist services/apexstream/gateway/page

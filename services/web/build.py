@@ -1,7 +1,8 @@
-"""Builds the page into ``services/apexstream/gateway/page``, with the Node on the PATH or the one from PyPI.
+"""Builds the client and the page, with the Node on the PATH or the one from PyPI.
 
-Standard library only, so that it runs before anything is installed. Does nothing when the sources are those of the last
-build. ``--check`` runs the type check and the unit tests of the page instead.
+The client goes into ``services/web/client/dist``, the page into ``services/apexstream/gateway/page``, with the client's scripts
+beside it in ``client/``. Standard library only, so that it runs before anything is installed. Does nothing when the sources are
+those of the last build. ``--check`` runs the type checks and the unit tests of both instead.
 """
 
 import argparse
@@ -22,10 +23,12 @@ from pathlib import Path
 
 WEB = Path(__file__).resolve().parent
 PAGE_SOURCES = WEB / "page"
+CLIENT_SOURCES = WEB / "client"
+CLOSE_CODES = WEB.parents[1] / "schemas" / "gateway" / "close-codes.json"  # the client holds them
 BUILT = WEB.parent / "apexstream" / "gateway" / "page"
 STAMP = ".sources"  # in BUILT: the fingerprint of what it was built from
 INSTALLED = WEB / "node_modules" / ".installed"  # the fingerprint of the lock file that node_modules was made from
-NOT_SOURCES = {"node_modules", "dist", "test", "__pycache__", "README.md"}
+NOT_SOURCES = {"node_modules", "dist", "build", "test", "__pycache__", "README.md"}
 
 Version = tuple[int, int]
 NODE_FOR_BUILD: tuple[Version, ...] = ((20, 19), (22, 12))  # what Vite supports: 20.19 and later 20s, 22.12 and later
@@ -35,7 +38,7 @@ ERROR_LINES_MAX = 40
 
 
 class BuildFailed(Exception):
-    """The page cannot be built; the text says why and what to do."""
+    """Something cannot be built; the text says why and what to do."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,24 +70,57 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _build(*, force: bool) -> str:
     fingerprint = source_fingerprint()
-    if not force and _read(BUILT / STAMP) == fingerprint and (BUILT / "index.html").is_file():
+    if not force and _read(BUILT / STAMP) == fingerprint and (BUILT / "index.html").is_file() and _client().is_dir():
         return "The page is up to date"
     started = time.monotonic()
     node = find_node(NODE_FOR_BUILD)
     _install(node)
+    _build_client(node)
     output = PAGE_SOURCES / "dist"
-    _run(node, _tool("vite/bin/vite.js"), "build", "--outDir", str(output), "--emptyOutDir", what="bundling the page")
+    _run(
+        node,
+        PAGE_SOURCES,
+        _tool("vite/bin/vite.js"),
+        "build",
+        "--outDir",
+        str(output),
+        "--emptyOutDir",
+        what="bundling the page",
+    )
+    shutil.copytree(_client(), output / "client", ignore=shutil.ignore_patterns("*.d.ts"))
     (output / STAMP).write_text(fingerprint)
     _replace(BUILT, output)
     return f"The page was built in {time.monotonic() - started:.1f} s with Node {_dotted(node.version)} {node.origin}"
 
 
+def _build_client(node: Node) -> None:
+    output = CLIENT_SOURCES / "build"
+    _bundle(node, CLIENT_SOURCES, output)
+    types = output / "types"
+    tsc = (_tool("typescript/bin/tsc"), "-p", "tsconfig.types.json", "--outDir", str(types))
+    _run(node, CLIENT_SOURCES, *tsc, what="declaring the client's types")
+    for declared in (types / CLIENT_SOURCES.relative_to(WEB.parents[1]) / "src").glob("*.d.ts"):
+        (output / declared.name).write_text(re.sub(r'(from "\./\w+)\.ts"', r'\1.js"', declared.read_text()))
+    shutil.rmtree(types)
+    _replace(_client(), output)
+
+
+def _bundle(node: Node, folder: Path, output: Path) -> None:
+    vite = (_tool("vite/bin/vite.js"), "build", "--outDir", str(output), "--emptyOutDir")
+    _run(node, folder, *vite, what=f"bundling the {folder.name}")
+
+
+def _client() -> Path:
+    return CLIENT_SOURCES / "dist"
+
+
 def _check() -> str:
     node = find_node(NODE_FOR_CHECK)
     _install(node)
-    _run(node, _tool("typescript/bin/tsc"), "--noEmit", what="checking the types")
-    _run(node, "--test", "test/*.test.ts", what="running the unit tests")
-    return f"Types and unit tests of the page are right (Node {_dotted(node.version)} {node.origin})"
+    for folder in (CLIENT_SOURCES, PAGE_SOURCES):
+        _run(node, folder, _tool("typescript/bin/tsc"), "--noEmit", what=f"checking the types of the {folder.name}")
+        _run(node, folder, "--test", "test/*.test.ts", what=f"running the unit tests of the {folder.name}")
+    return f"Types and unit tests of client and page are right (Node {_dotted(node.version)} {node.origin})"
 
 
 def source_fingerprint() -> str:
@@ -94,6 +130,7 @@ def source_fingerprint() -> str:
         content = path.read_bytes()
         digest.update(f"{path.relative_to(WEB).as_posix()}\0{len(content)}\0".encode())
         digest.update(content)
+    digest.update(CLOSE_CODES.read_bytes())
     return digest.hexdigest()
 
 
@@ -175,8 +212,8 @@ def _tool(path: str) -> str:
     return str(WEB / "node_modules" / path)
 
 
-def _run(node: Node, *arguments: str, what: str) -> None:
-    _call(node, [str(node.program), *arguments], cwd=PAGE_SOURCES, what=what, hint="")
+def _run(node: Node, folder: Path, *arguments: str, what: str) -> None:
+    _call(node, [str(node.program), *arguments], cwd=folder, what=what, hint="")
 
 
 def _call(node: Node, command: list[str], *, cwd: Path, what: str, hint: str) -> None:

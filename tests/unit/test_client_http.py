@@ -45,6 +45,7 @@ class Server:
     status: int
     body: bytes
     url: str = ""
+    refusals: int = 0  # of the first requests: 429 with Retry-After
     requests: list[tuple[str, Any]] = field(default_factory=list)
 
     async def handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -52,7 +53,10 @@ class Server:
         length = next((int(line.split(":")[1]) for line in head.split("\r\n") if line.startswith("content-length")), 0)
         body = await reader.readexactly(length)
         self.requests.append((" ".join(head.split(" ")[:2]), msgspec.json.decode(body) if body else None))
-        if self.status:
+        if self.refusals:
+            self.refusals -= 1
+            writer.write(b"HTTP/1.1 429 X\r\nretry-after: 0\r\ncontent-length: 0\r\nconnection: close\r\n\r\n")
+        elif self.status:
             writer.write(
                 b"HTTP/1.1 %d X\r\ncontent-length: %d\r\nconnection: close\r\n\r\n" % (self.status, len(self.body))
             )
@@ -79,6 +83,19 @@ async def test_a_submission_carries_everything_and_returns_the_task() -> None:
         ("post /tasks", {"plugin": "p", "action": "a", "params": {"path": "x"}, "tier": "high", "task_id": "t1"})
     ]
     assert (task.task_id, task.stream_id, task.status, task.tier) == ("t1", "t1", TaskStatus.WAITING, Tier.HIGH)
+
+
+async def test_a_request_that_is_refused_with_a_pause_is_made_again_and_not_for_ever() -> None:
+    async with answering(202, TASK) as (client, server):
+        server.refusals = 2
+        assert (await client.submit("p", "a", task_id="t1")).task_id == "t1"
+        assert len(server.requests) == 3
+
+        server.refusals = 100
+        async with Client(server.url, retry_max_s=0.003) as hasty:
+            with pytest.raises(InvalidRequest, match="429"):
+                await hasty.submit("p", "a", task_id="t1")
+        assert len(server.requests) == 3 + 4
 
 
 async def test_options_are_sent_as_far_as_they_are_given() -> None:

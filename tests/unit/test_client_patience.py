@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from apexstream.client import Complete, Frame, ReconnectPolicy, Rewind, Update
 from apexstream.client.address import parse_address
-from apexstream.client.patience import Patience
+from apexstream.client.patience import Patience, retry_after_s
 from apexstream.client.position import Position, Step
 from apexstream.core.errors import InvalidRequest, Unavailable
 
@@ -133,3 +133,29 @@ def test_the_socket_address_follows_from_the_http_one(url: str, websocket: str, 
 def test_what_is_not_an_address_is_refused(url: str) -> None:
     with pytest.raises(InvalidRequest):
         parse_address(url)
+
+
+def test_a_pause_that_was_asked_for_comes_before_the_jitter() -> None:
+    patience = Patience(POLICY, draw=lambda: 1.0)
+
+    wait = patience.lost(0, connected_at=None, reason="refused", where="", least_s=2.0)
+
+    assert wait == pytest.approx(2.1)
+
+
+@pytest.mark.parametrize(
+    ("header", "pause_s"),
+    [
+        ("2", 2),
+        ("0.5", 0.5),
+        ("Thu, 01 Jan 2026 00:00:03 GMT", 3),
+        ("Wed, 31 Dec 2025 00:00:00 GMT", 0),
+        ("-1", 0),
+        ("soon", None),
+        ("inf", None),
+        ("", None),
+        (None, None),
+    ],
+)
+def test_a_pause_is_read_from_seconds_and_from_a_date(header: str | None, pause_s: float | None) -> None:
+    assert retry_after_s(header, 1_767_225_600_000_000) == pause_s

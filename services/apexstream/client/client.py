@@ -1,6 +1,8 @@
 """The Python client: submit tasks, ask about them, cancel them, follow their streams."""
 
+import asyncio
 import os
+import random
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from typing import Any, Self, TypeVar
@@ -14,9 +16,10 @@ from apexstream.client.credentials import TokenSource, authorization, token_sour
 from apexstream.client.follower import Follower
 from apexstream.client.frames import Frame
 from apexstream.client.model import Cancelling, DeadLetter, Graph, Offer, PipelineInfo, Queue, Task, Why
-from apexstream.client.patience import ReconnectPolicy
+from apexstream.client.patience import ReconnectPolicy, retry_after_s
 from apexstream.client.position import Position
 from apexstream.client.problems import Problem, RemoteError
+from apexstream.contracts.close_codes import load_close_codes
 from apexstream.core.errors import (
     ApexError,
     DataCorruption,
@@ -34,6 +37,8 @@ from apexstream.runtime.clock import Clock, SystemClock
 
 REQUEST_TIMEOUT_S = 30.0
 CONNECT_TIMEOUT_S = 5.0
+RETRY_S_MAX = 30.0  # of all pauses that a request is asked to make
+_RETRY_SPREAD = 0.25  # of a pause, at random, so that not all come back at once
 
 _T = TypeVar("_T")
 
@@ -63,9 +68,10 @@ class Client:
     ...         print(frame)
 
     Every call raises the :class:`~apexstream.core.errors.ApexError` that the gateway reports, and
-    :class:`~apexstream.core.errors.Unavailable` when it cannot be reached. Requests are not repeated; :meth:`follow`
-    connects again by itself. Leaving a stream never cancels its task: :meth:`cancel` does. ``token`` proves who asks; a
-    function is asked for it every time, and without either ``APEX_TOKEN`` or the file ``APEX_TOKEN_FILE`` is.
+    :class:`~apexstream.core.errors.Unavailable` when it cannot be reached. A request that is refused with ``Retry-After``
+    was not followed: it is made again then, for ``retry_max_s`` in all. No other is repeated; :meth:`follow` connects again
+    by itself. Leaving a stream never cancels its task: :meth:`cancel` does. ``token`` proves who asks; a function is asked
+    for it every time, and without either ``APEX_TOKEN`` or the file ``APEX_TOKEN_FILE`` is.
     """
 
     def __init__(
@@ -76,9 +82,11 @@ class Client:
         reconnect: ReconnectPolicy | None = None,
         clock: Clock | None = None,
         token: str | TokenSource | None = None,
+        retry_max_s: float = RETRY_S_MAX,
     ) -> None:
         self.address = parse_address(url)
         self._token = token_source(token)
+        self._retry_max_s = retry_max_s
         self._reconnect = reconnect or ReconnectPolicy()
         self._clock = clock or SystemClock()
         self._http = httpx.AsyncClient(
@@ -249,6 +257,7 @@ class Client:
             view=view,
             policy=self._reconnect,
             clock=self._clock,
+            codes=load_close_codes(),
             token=self._token,
         )
         async with aclosing(follower.frames()) as frames:
@@ -261,6 +270,15 @@ class Client:
 
     async def _call(self, method: str, path: str, shape: type[_T], *, content: bytes | None = None) -> _T:
         response = await self._send(method, path, content)
+        left_s = self._retry_max_s
+        while response.is_error:
+            asked_s = retry_after_s(response.headers.get("retry-after"), self._clock.now_us())
+            if asked_s is None or left_s <= 0 or asked_s > left_s:
+                break
+            pause_s = asked_s * (1 + random.random() * _RETRY_SPREAD)  # noqa: S311 - only spreads load
+            left_s -= max(pause_s, 0.001)
+            await asyncio.sleep(pause_s)
+            response = await self._send(method, path, content)
         if response.is_error:
             raise _refusal(response)
         try:

@@ -15,8 +15,9 @@ from websockets.exceptions import ConnectionClosed, InvalidProxy, InvalidStatus,
 from apexstream.client.address import Address
 from apexstream.client.credentials import TokenSource, authorization
 from apexstream.client.frames import EndFrame, Frame, Pong, Refused, decode_frame
-from apexstream.client.patience import Patience, ReconnectPolicy
+from apexstream.client.patience import Patience, ReconnectPolicy, retry_after_s
 from apexstream.client.position import Position, Step
+from apexstream.contracts.close_codes import CloseCodes, Reconnect
 from apexstream.core.errors import DataCorruption, InvalidRequest, Unauthenticated, Unavailable
 from apexstream.runtime.clock import Clock
 
@@ -25,8 +26,6 @@ QUEUE_FRAMES_MAX = 256  # received and not yet taken; beyond it the socket is no
 PING_INTERVAL_S = 10.0
 CLOSE_TIMEOUT_S = 1.0
 
-_TERMINAL_CLOSE = range(4500, 5000)  # the gateway's word for "connecting again will not help"
-_REFUSED_CLOSE = frozenset({4400, 4403, 4404})
 _WANTS_TOKEN = 4401
 _TRY_AGAIN_STATUS = frozenset({408, 425, 429})
 
@@ -52,6 +51,7 @@ class Follower:
     position: Position
     policy: ReconnectPolicy
     clock: Clock
+    codes: CloseCodes
     token: TokenSource = lambda: ""
     view: Mapping[str, Any] | None = None
     draw: Callable[[], float] = random.random
@@ -87,8 +87,16 @@ class Follower:
                         connected_at=connected_at,
                         reason=_reason(problem),
                         where=self.address.websocket,
+                        least_s=self._asked_pause_s(problem),
                     )
                 )
+
+    def _asked_pause_s(self, problem: Exception) -> float:
+        if isinstance(problem, InvalidStatus):
+            return retry_after_s(problem.response.headers.get("retry-after"), self.clock.now_us()) or 0.0
+        code = _close_code(problem)
+        later = code not in {None, _WANTS_TOKEN} and self.codes.reconnect(code or 0) is Reconnect.LATER
+        return self.policy.later_s if later else 0.0
 
     def _connection(self) -> connect:
         self._shown = self.token()
@@ -155,13 +163,25 @@ class Follower:
                 where=self.address.websocket,
                 hint="Set APEX_TOKEN_FILE to a file that holds a valid one",
             ) from problem
+        code = _close_code(problem)
+        if code is not None and self.codes.reconnect(code) is Reconnect.NO:
+            raise InvalidRequest(
+                f"the gateway closed the connection for good: {problem}", where=self.address.websocket
+            ) from problem
         _refuse_if_final(problem, self.address)
+
+
+def _close_code(problem: Exception) -> int | None:
+    """What the gateway closed with, if it said anything."""
+    if not isinstance(problem, ConnectionClosed) or problem.rcvd is None:
+        return None
+    return problem.rcvd.code
 
 
 def _wants_token(problem: Exception) -> bool:
     if isinstance(problem, InvalidStatus):
         return problem.response.status_code == HTTPStatus.UNAUTHORIZED
-    return isinstance(problem, ConnectionClosed) and problem.rcvd is not None and problem.rcvd.code == _WANTS_TOKEN
+    return _close_code(problem) == _WANTS_TOKEN
 
 
 def _refuse_if_final(problem: Exception, address: Address) -> None:
@@ -175,12 +195,6 @@ def _refuse_if_final(problem: Exception, address: Address) -> None:
                 f"no WebSocket here: HTTP {status}",
                 where=address.websocket,
                 hint="Check the gateway's address",
-            ) from problem
-    if isinstance(problem, ConnectionClosed) and problem.rcvd is not None:
-        close = problem.rcvd
-        if close.code in _TERMINAL_CLOSE or close.code in _REFUSED_CLOSE:
-            raise InvalidRequest(
-                f"the gateway closed the connection for good: {close.reason or close.code}", where=address.websocket
             ) from problem
 
 

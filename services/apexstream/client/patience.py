@@ -1,7 +1,10 @@
 """How long to wait before connecting again, and when to give up. Pure: time and randomness come in."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import UTC
+from email.utils import parsedate_to_datetime
 
 from apexstream.core.errors import Unavailable
 
@@ -15,6 +18,7 @@ class ReconnectPolicy:
     offline_max_s: float = 60.0
     stable_s: float = 5.0  # a connection that lasted this long worked, even if nothing came over it
     connect_timeout_s: float = 5.0
+    later_s: float = 1.0  # added where the gateway asks for a pause and does not say how long
 
 
 @dataclass(slots=True)
@@ -33,8 +37,9 @@ class Patience:
         """The connection delivered something: all is well again."""
         self.failures, self.offline_since = 0, None
 
-    def lost(self, now: float, *, connected_at: float | None, reason: str, where: str) -> float:
-        """The connection, open since ``connected_at``, is lost, or never came about (None): how long to wait, in seconds.
+    def lost(self, now: float, *, connected_at: float | None, reason: str, where: str, least_s: float = 0.0) -> float:
+        """The connection, open since ``connected_at``, is lost, or never came about (None): how long to wait, in seconds,
+        ``least_s`` at least.
 
         Raises :class:`Unavailable` once the time without a working connection is used up.
         """
@@ -51,4 +56,17 @@ class Patience:
             )
         ceiling = min(self.policy.cap_s, self.policy.base_s * 2.0 ** min(self.failures, 30))
         self.failures += 1
-        return min(self.draw() * ceiling, left)
+        return min(least_s + self.draw() * ceiling, left)
+
+
+def retry_after_s(header: str | None, now_us: int) -> float | None:
+    """The pause that a ``Retry-After`` header asks for, in seconds; None without one that can be read."""
+    try:
+        seconds = float(header or "")
+    except ValueError:
+        try:
+            when = parsedate_to_datetime(header or "")
+        except ValueError:
+            return None
+        seconds = when.replace(tzinfo=when.tzinfo or UTC).timestamp() - now_us / 1e6
+    return max(0.0, seconds) if math.isfinite(seconds) else None

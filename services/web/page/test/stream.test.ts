@@ -1,8 +1,8 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 
-import type { Update } from "../src/wire/frames.ts";
-import { parseFrame } from "../src/wire/frames.ts";
+import { parseFrames } from "../../client/src/frames.ts";
+import type { Update } from "../../client/src/index.ts";
 import { faceOf, wholeOf } from "../src/stream/face.ts";
 import { compactJson, indentedJson } from "../src/stream/json-text.ts";
 import { StreamRecord } from "../src/stream/record.ts";
@@ -11,7 +11,7 @@ import type { Entry } from "../src/stream/row-queue.ts";
 import { receiptWords, stageAt } from "../src/stream/saying.ts";
 
 function update(seq: number, data: unknown = seq, chars = 10): Update {
-  return { kind: "update", seq, data, contentType: "", base64: false, chars };
+  return { kind: "update", seq, cursor: "", data, contentType: "", base64: false, chars };
 }
 
 function entry(seq: number, chars = 10): Entry {
@@ -79,17 +79,17 @@ test("a rewind takes back rows on the page and entries on their way", () => {
 
 test("a rewind takes back exactly the chunks from its seq on", () => {
   const record = new StreamRecord();
-  const progress = { kind: "progress", percentage: 50, message: "", status: "" } as const;
+  const progress = { kind: "progress", cursor: "", percentage: 50, message: "", status: "" } as const;
   for (let seq = 0; seq < 5; seq += 1) record.apply(seq % 2 ? { ...progress, seq } : update(seq));
 
-  const lost = record.apply({ kind: "rewind", seq: 2 });
+  const lost = record.apply({ kind: "rewind", seq: 2, cursor: "" });
 
   assert.deepEqual([lost, record.chunks, record.progress], [2, 1, null]);
 });
 
 test("the stream's end stands above what the task says", () => {
   const record = new StreamRecord();
-  record.apply({ kind: "cancelled", seq: 0, receipt: {} });
+  record.apply({ kind: "cancelled", seq: 0, cursor: "", receipt: {} });
 
   assert.equal(stageAt(record, null, true), "cancelled");
 });
@@ -117,7 +117,7 @@ test("JSON is shown as it is, on one line or on many", () => {
 });
 
 test("whole numbers beyond a double keep every digit", () => {
-  const frame = parseFrame(
+  const [frame] = parseFrames(
     '{"type":"stream_update","stream_id":"s","seq":0,"data":{"id":12345678901234567890,"x":0.1234567890123456}}',
   );
   assert.ok(frame?.type === "event" && frame.event.kind === "update");
@@ -154,7 +154,7 @@ test("only a chunk with more to show can be expanded", () => {
 });
 
 test("binary chunks are told by type and size", () => {
-  const frame = parseFrame(
+  const [frame] = parseFrames(
     '{"type":"stream_update","stream_id":"s","seq":0,"data":"AAEC","content_type":"image/png","encoding":"base64"}',
   );
   assert.ok(frame?.type === "event" && frame.event.kind === "update");

@@ -1,8 +1,8 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 
-import { Connection } from "../src/wire/connection.ts";
-import type { Link, Socket } from "../src/wire/connection.ts";
+import { Connection } from "../../client/src/index.ts";
+import type { Link, Socket } from "../../client/src/index.ts";
 import { Token } from "../src/wire/token.ts";
 
 function memory() {
@@ -26,8 +26,8 @@ function connected(token: string) {
     sockets.push(socket);
     return socket;
   };
-  const ports = { open, after: (ms: number) => (waits.push(ms), () => {}), random: () => 0.5 };
-  const connection = new Connection("ws://test/stream", ports, () => token);
+  const ports = { open, after: (ms: number) => (waits.push(ms), () => {}), random: () => 0.5, now: () => 0 };
+  const connection = new Connection("ws://test/stream", ports, { credential: () => ({ token }) });
   connection.follow("s", { onEvent: () => {}, onLink: (link) => links.push(link), onRefused: () => {} });
   sockets[0]?.onopen?.();
   return { connection, sent, links, sockets };
@@ -68,7 +68,7 @@ test("a socket closed for want of a token waits for one instead of trying again"
 
   sockets[0]?.onclose?.({ code: 4401, reason: "the token has expired" });
 
-  assert.deepEqual(links.at(-1), { state: "refused", reason: "the token has expired" });
+  assert.deepEqual(links.at(-1), { state: "refused", code: "unauthenticated", reason: "the token has expired" });
   assert.equal(sockets.length, 1);
   connection.retryNow();
   assert.equal(sockets.length, 2);

@@ -3,7 +3,7 @@ import { LitElement, css, html, nothing } from "lit";
 import { customElement, property } from "lit/decorators.js";
 
 import { controls, notes } from "../styles/shared.ts";
-import type { Action, Catalogue } from "../wire/gateway.ts";
+import type { Action, Catalogue } from "../../../client/src/index.ts";
 import { actionHash } from "./routes.ts";
 
 @customElement("apex-actions")

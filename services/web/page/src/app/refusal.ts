@@ -2,8 +2,8 @@
 import { html, nothing } from "lit";
 import type { TemplateResult } from "lit";
 
-import { GatewayError } from "../wire/gateway.ts";
-import type { ErrorInfo } from "../wire/reading.ts";
+import { GatewayError } from "../../../client/src/index.ts";
+import type { ErrorInfo } from "../../../client/src/index.ts";
 import { sentence } from "./words.ts";
 
 export function refusal(error: ErrorInfo, title = ""): TemplateResult {

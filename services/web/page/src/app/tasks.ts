@@ -4,7 +4,7 @@ import { customElement, property } from "lit/decorators.js";
 
 import { controls } from "../styles/shared.ts";
 import { stageMark, stageStyles } from "../styles/stage.ts";
-import type { Task } from "../wire/gateway.ts";
+import type { Task } from "../../../client/src/index.ts";
 import { streamHash } from "./routes.ts";
 import { ago, clock, stageOf } from "./words.ts";
 

@@ -1,6 +1,6 @@
 /* What a form for an action's `params_schema` (JSON Schema) consists of. Plugins make schemas: any shape may occur. */
-import { fieldsOf, listOf, numberOf, own, textOf } from "../wire/reading.ts";
-import type { Fields } from "../wire/reading.ts";
+import { fieldsOf, listOf, numberOf, own, textOf } from "../../../client/src/reading.ts";
+import type { Fields } from "../../../client/src/reading.ts";
 
 export type FieldKind = "text" | "integer" | "number" | "boolean" | "choice" | "json";
 

@@ -1,5 +1,6 @@
 /* From what is typed into a form to the `params` of a submission, and from a refusal back to the field it is about. */
-import type { ErrorInfo, Fields } from "../wire/reading.ts";
+import type { ErrorInfo } from "../../../client/src/index.ts";
+import type { Fields } from "../../../client/src/reading.ts";
 import type { Field } from "./schema.ts";
 
 /** What each field's control holds, by the field's name: text, or the number of the choice, or "true" and "false". */

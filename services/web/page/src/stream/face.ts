@@ -1,6 +1,6 @@
 /* What a chunk looks like in its row, decided apart from the document. */
-import type { Update } from "../wire/frames.ts";
-import { fieldsOf, own } from "../wire/reading.ts";
+import type { Update } from "../../../client/src/index.ts";
+import { fieldsOf, own } from "../../../client/src/reading.ts";
 import { compactJson, honest, indentedJson } from "./json-text.ts";
 import type { Token } from "./json-text.ts";
 

@@ -1,6 +1,6 @@
 /* What a viewer knows of one stream besides its rows: how much there is, how far it is, how it ended. */
-import type { End, Progress, StreamEvent } from "../wire/frames.ts";
-import { ends } from "../wire/frames.ts";
+import { ends } from "../../../client/src/index.ts";
+import type { End, Progress, StreamEvent } from "../../../client/src/index.ts";
 
 export class StreamRecord {
   chunks = 0;

@@ -1,5 +1,5 @@
 /* Which rows a page holds: a bounded window on a stream that may be endless. Knows no document. */
-import type { Update } from "../wire/frames.ts";
+import type { Update } from "../../../client/src/index.ts";
 
 export type Entry =
   | { readonly kind: "chunk"; readonly seq: number; readonly chunk: Update }

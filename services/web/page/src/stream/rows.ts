@@ -4,7 +4,7 @@ import { customElement, query, state } from "lit/decorators.js";
 
 import { counted } from "../app/words.ts";
 import { controls } from "../styles/shared.ts";
-import type { Update } from "../wire/frames.ts";
+import type { Update } from "../../../client/src/index.ts";
 import { faceOf, wholeOf } from "./face.ts";
 import type { Token } from "./json-text.ts";
 import { RowQueue } from "./row-queue.ts";

@@ -1,8 +1,8 @@
 /* What is said about a stream, as pure functions of what is known. */
 import type { Stage } from "../app/words.ts";
 import { sentence, span, stageOf } from "../app/words.ts";
-import type { Task } from "../wire/gateway.ts";
-import { fieldsOf, numberOf, own, textOf, wholeOf } from "../wire/reading.ts";
+import type { Task } from "../../../client/src/index.ts";
+import { fieldsOf, numberOf, own, textOf, wholeOf } from "../../../client/src/reading.ts";
 import type { StreamRecord } from "./record.ts";
 
 const STAGE_AT_END = { complete: "completed", error: "failed", cancelled: "cancelled" } as const;

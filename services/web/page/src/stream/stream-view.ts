@@ -10,10 +10,7 @@ import { clock, counted, isFinal, sentence, span, stageOf } from "../app/words.t
 import type { Stage } from "../app/words.ts";
 import { controls, notes } from "../styles/shared.ts";
 import { stageMark, stageStyles } from "../styles/stage.ts";
-import type { Connection, Follower, Link } from "../wire/connection.ts";
-import type { Progress, StreamEvent } from "../wire/frames.ts";
-import type { Gateway, Task } from "../wire/gateway.ts";
-import type { ErrorInfo } from "../wire/reading.ts";
+import type { Connection, ErrorInfo, Follower, Gateway, Link, Progress, StreamEvent, Task } from "../../../client/src/index.ts";
 import { StreamRecord } from "./record.ts";
 import { ROWS_MAX } from "./row-queue.ts";
 import "./rows.ts";

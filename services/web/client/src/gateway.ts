@@ -1,4 +1,5 @@
 /* The gateway's HTTP interface. Answers are read defensively into the few fields that a page needs. */
+import { retryAfterMs } from "./backoff.ts";
 import { errorOf, fieldsOf, listOf, numberOf, own, textOf } from "./reading.ts";
 import type { ErrorInfo, Fields } from "./reading.ts";
 
@@ -39,9 +40,14 @@ export interface Submission {
   readonly action: string;
   readonly params: Fields;
   readonly tier: Tier;
+  /** Chosen by whoever submits, so that a submission whose answer was lost can be made again. */
+  readonly task_id?: string;
+  readonly options?: object;
+  readonly scheduling?: object;
+  readonly idempotency_key?: string;
 }
 
-/** The gateway refused (`status` says how), or could not be reached (`status` 0). */
+/** The gateway refused (`status` says how), or could not be reached (`status` 0). `info.code` says what it is about. */
 export class GatewayError extends Error {
   readonly status: number;
   readonly info: ErrorInfo;
@@ -54,15 +60,20 @@ export class GatewayError extends Error {
 }
 
 const ANSWER_MS = 15_000;
+const RETRY_MS_MAX = 30_000; // of all pauses that a request is asked to make
+const RETRY_SPREAD = 0.25; // of a pause, at random, so that not all come back at once
 
 export class Gateway {
   readonly #base: URL;
-  readonly #token: () => string;
+  readonly #token: () => string | Promise<string>;
+  readonly #retryMsMax: number;
 
-  /** `base` is the address of the page itself; the interface is beside it. `token` is shown if there is one. */
-  constructor(base: string, token: () => string = () => "") {
+  /** `base` is the address of the page itself; the interface is beside it. `token` is shown if there is one. A request
+   * that is refused with `Retry-After` was not followed: it is made again then, for `retryMsMax` in all. */
+  constructor(base: string, token: () => string | Promise<string> = () => "", retryMsMax = RETRY_MS_MAX) {
     this.#base = new URL(".", base);
     this.#token = token;
+    this.#retryMsMax = retryMsMax;
   }
 
   get streamUrl(): string {
@@ -97,8 +108,25 @@ export class Gateway {
     return taskOf(await this.#ask("DELETE", `tasks/${encodeURIComponent(id)}`));
   }
 
+  /** Hold a running task at its next yield, or let it go on. */
+  async steer(id: string, how: "pause" | "resume"): Promise<Task> {
+    return taskOf(await this.#ask("POST", `tasks/${encodeURIComponent(id)}/${how}`));
+  }
+
+  /** To be shown once in place of a token, by a page of the same origin. */
+  async ticket(): Promise<string> {
+    return textOf(own(await this.#ask("POST", "tickets"), "ticket"));
+  }
+
   async #ask(method: string, path: string, body?: object): Promise<Fields> {
-    const answer = await this.#fetch(method, path, body);
+    let answer = await this.#fetch(method, path, body);
+    for (let leftMs = this.#retryMsMax; !answer.ok; answer = await this.#fetch(method, path, body)) {
+      const asked = retryAfterMs(answer.headers.get("retry-after"), Date.now());
+      if (asked === null || leftMs <= 0 || asked > leftMs) break;
+      const pause = asked * (1 + Math.random() * RETRY_SPREAD);
+      leftMs -= Math.max(pause, 1);
+      await new Promise((resolve) => setTimeout(resolve, pause));
+    }
     const fields = fieldsOf(await answer.json().catch(() => null));
     if (answer.ok) return fields;
     const told = own(fields, "error");
@@ -108,7 +136,7 @@ export class Gateway {
   async #fetch(method: string, path: string, body?: object): Promise<Response> {
     const headers: Record<string, string> = {};
     const request: RequestInit = { method, headers, cache: "no-store", signal: AbortSignal.timeout(ANSWER_MS) };
-    const token = this.#token();
+    const token = await this.#token();
     if (token) headers.authorization = `Bearer ${token}`;
     if (body !== undefined) {
       headers["content-type"] = "application/json";

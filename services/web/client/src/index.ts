@@ -1,0 +1,14 @@
+export { ApexStream, newId } from "./client.ts";
+export type { FollowOptions, Options, SubmitOptions } from "./client.ts";
+export { PATIENCE } from "./backoff.ts";
+export type { Patience } from "./backoff.ts";
+export { reconnectAfter } from "./closing.ts";
+export type { Reconnect } from "./closing.ts";
+export { Connection, webPorts } from "./connection.ts";
+export type { ConnectionOptions, CredentialSource, Follower, Link, Ports, Socket } from "./connection.ts";
+export { ends, valueOf } from "./frames.ts";
+export type { Credential, End, Progress, Rewind, StreamEvent, Update } from "./frames.ts";
+export { Gateway, GatewayError, TIERS } from "./gateway.ts";
+export type { Action, Catalogue, Submission, Task, Tier } from "./gateway.ts";
+export type { Start } from "./position.ts";
+export type { ErrorInfo } from "./reading.ts";

@@ -1,0 +1,69 @@
+/* Drives the client for tests in other languages: follows streams and prints what it is given, a line of JSON each.
+ *
+ * `drive.ts cases FILE URL`: case n of FILE is played at URL/n; prints {name, events, error} of each.
+ * `drive.ts follow URL STREAM [CURSOR]`: prints each event as it comes.
+ * `drive.ts submit URL PLUGIN ACTION PARAMS`: submits, prints the task, and follows its stream. */
+import { readFileSync } from "node:fs";
+
+import { ApexStream, GatewayError, valueOf } from "../src/index.ts";
+import type { Start, StreamEvent } from "../src/index.ts";
+
+const PATIENCE = { leastMs: 1, firstMs: 10, longestMs: 100, laterMs: 0, offlineMaxMs: 60_000 };
+
+function shown(event: StreamEvent): object {
+  const place = { kind: event.kind, seq: event.seq };
+  switch (event.kind) {
+    case "update": {
+      const value = valueOf(event);
+      return { ...place, value: value instanceof Uint8Array ? { bytes: [...value] } : value };
+    }
+    case "progress":
+      return { ...place, percentage: event.percentage, message: event.message };
+    case "error":
+      return { ...place, code: event.error.code };
+    case "cancelled":
+      return { ...place, reason: (event.receipt as { reason: string }).reason };
+    default:
+      return place;
+  }
+}
+
+function say(value: object): void {
+  process.stdout.write(`${JSON.stringify(value)}\n`);
+}
+
+async function play(url: string, start: { from_seq?: number; cursor?: string }) {
+  const client = new ApexStream(url, { patience: PATIENCE });
+  const from: Start = start.cursor === undefined ? { fromSeq: start.from_seq ?? 0 } : { cursor: start.cursor };
+  const events: object[] = [];
+  try {
+    for await (const event of client.follow("s", from)) events.push(shown(event));
+    return { events };
+  } catch (problem) {
+    if (!(problem instanceof GatewayError)) throw problem;
+    return { events, error: problem.info.code };
+  }
+}
+
+async function cases(file: string, url: string): Promise<void> {
+  const scripts = JSON.parse(readFileSync(file, "utf8")).cases as { name: string; start?: object }[];
+  const played = scripts.map(async ({ name, start }, at) => ({ name, ...(await play(`${url}/${at}`, start ?? {})) }));
+  for (const result of await Promise.all(played)) say(result);
+}
+
+async function follow(url: string, streamId: string, cursor = ""): Promise<void> {
+  const client = new ApexStream(url, { patience: PATIENCE });
+  for await (const event of client.follow(streamId, cursor ? { cursor } : {})) {
+    say({ ...shown(event), cursor: event.cursor });
+  }
+}
+
+async function submit(url: string, plugin: string, action: string, params: string): Promise<void> {
+  const client = new ApexStream(url, { patience: PATIENCE });
+  const task = await client.submit(plugin, action, JSON.parse(params));
+  say(task);
+  await follow(url, task.streamId);
+}
+
+const [what, ...rest] = process.argv.slice(2);
+await ({ cases, follow, submit } as Record<string, (...given: string[]) => Promise<void>>)[what ?? ""]?.(...rest);
