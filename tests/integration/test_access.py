@@ -38,7 +38,7 @@ ISSUER = Issuer()
 RSA = rsa_key()
 PAGE = "https://page.example"
 PUBLIC = {"/livez", "/readyz", "/openapi.json"}
-ANY_TOKEN = {"/actions", "/tickets"}  # for whoever has a valid token, whatever its scopes
+ANY_TOKEN = {"/actions", "/tickets", "/mcp"}  # for whoever has a valid token, whatever its scopes
 CONNECTIONS_MAX = 8
 
 
@@ -129,7 +129,12 @@ async def test_every_route_refuses_whoever_shows_no_token_and_whoever_may_do_not
                     await says(socket, type="subscribe", stream_id="x1")
                     assert (await closed(socket))[0] == 4401, path
                 continue
-            for method in getattr(route, "methods", None) or {"GET", "POST", "PUT", "DELETE"}:
+            if route.methods is None:  # what answers the methods that a path has not
+                assert (await stranger.request("TRACE", path)).status_code == (405 if path in PUBLIC else 401), path
+                refused = await idler.request("TRACE", path)
+                assert (refused.status_code, bool(refused.headers["allow"])) == (405, True), path
+                continue
+            for method in route.methods:
                 answer = await stranger.request(method, path)
                 if path in PUBLIC:
                     assert answer.status_code == 200, path
@@ -389,6 +394,26 @@ async def test_b34_to_another_tenant_a_stream_does_not_exist(apex: Apex) -> None
             answers.append(json.loads(json.dumps(told).replace(each, "")))
         assert answers[:2] == answers[2:]
         assert answers[0]["type"] == "waiting"
+
+
+async def test_b34_a_tenants_streams_at_ds_are_its_own(apex: Apex) -> None:
+    task = await apex.submit("count", n=3)
+    path = f"/ds/{secrets.token_hex(4)}"
+    json_type = {"content-type": "application/json"}
+    async with acts(apex, *ALL) as mine, acts(apex, *ALL, tenant="evil") as theirs:
+        await mine.put(path, content=b"[1]", headers=json_type)
+        await mine.post(path, content=b"[2]", headers=json_type)
+        assert (await mine.get(path)).json() == [1, 2]
+        assert (await mine.get(f"/ds/streams/{task}", params={"live": "long-poll", "offset": "-1"})).status_code == 200
+        stream_id = (await mine.head(path)).headers["stream-id"]
+        for foreign in (path, f"/ds/streams/{task}", f"/ds/streams/{stream_id}"):
+            for method in ("GET", "HEAD"):
+                assert (await theirs.request(method, foreign)).status_code == 404, foreign
+        assert (await theirs.post(path, content=b"[3]", headers=json_type)).status_code == 404
+        assert (await theirs.delete(path)).status_code == 404
+        forked = {"stream-forked-from": path} | json_type
+        assert (await theirs.put(f"{path}-fork", headers=forked)).status_code == 404
+        assert (await mine.get(path)).json() == [1, 2]
 
 
 @pytest.mark.parametrize("name", ["../x", "", "x" * 1_000, "a\x00b", "a\nb", "A", "é", "a/b"])

@@ -321,6 +321,14 @@ def token_command(
     raise typer.Exit(make_token(subject=subject, tenant=tenant, scopes=scope, hours=hours, new_key=new_key))
 
 
+@app.command("mcp")
+def mcp_command(url: UrlOption = "") -> None:
+    """Serve a gateway's actions as tools of the Model Context Protocol, over standard input and output."""
+    from apexstream.cli.mcp import serve_mcp
+
+    raise typer.Exit(serve_mcp(url))
+
+
 @app.command("settings")
 def settings_command(output: OutputOption = "text") -> None:
     """List every setting: its environment variable, its value now, what it means."""

@@ -158,9 +158,11 @@ class Client:
         """The newest tasks, newest first."""
         return (await self._call("GET", f"/tasks?limit={limit:d}", _Tasks)).tasks
 
-    async def cancel(self, task_id: str) -> Task:
-        """Ask for a task's end. The state is ``cancelling``, or the final one if it had ended already."""
-        return await self._call("DELETE", _task_path(task_id), Task)
+    async def cancel(self, task_id: str, *, reason: str = "") -> Task:
+        """Ask for a task's end; the receipt gives the ``reason``. The state is ``cancelling``, or the final one if it had ended
+        already."""
+        query = f"?reason={quote(reason, safe='')}" if reason else ""
+        return await self._call("DELETE", f"{_task_path(task_id)}{query}", Task)
 
     async def submit_graph(self, tasks: Sequence[Mapping[str, Any]], *, graph_id: str = "") -> Graph:
         """Submit tasks that come after each other, all or none. Each is a body of ``POST /tasks``, whose ``task_id`` is its

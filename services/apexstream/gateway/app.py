@@ -1,6 +1,6 @@
 """The ASGI application: the routes of all protocols, each from its own module."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import msgspec
@@ -11,6 +11,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Mount, Route
+from starlette.types import Receive, Scope, Send
 
 from apexstream import __version__
 from apexstream.core.errors import ApexError
@@ -19,6 +20,7 @@ from apexstream.gateway.access.routes import ticket_routes
 from apexstream.gateway.answers import answer, fail, refuse, refuse_http
 from apexstream.gateway.control import Control
 from apexstream.gateway.durable.assembly import Durable
+from apexstream.gateway.mcp.endpoint import McpEndpoint
 from apexstream.gateway.measures import CountRequests
 from apexstream.gateway.openapi import document, operation
 from apexstream.gateway.parts import Parts
@@ -41,7 +43,7 @@ class Health(msgspec.Struct, frozen=True):
     status: str
 
 
-def make_app(parts: Parts, durable: Durable, pipelines: Pipelines, page: Path | None) -> Starlette:
+def make_app(parts: Parts, durable: Durable, pipelines: Pipelines, mcp: McpEndpoint, page: Path | None) -> Starlette:
     """All routes; ``page`` is the folder of the built page."""
     control, submissions = Control(parts), Submissions(parts)
     routes: list[BaseRoute] = [
@@ -53,9 +55,11 @@ def make_app(parts: Parts, durable: Durable, pipelines: Pipelines, page: Path | 
         *WebSockets(parts, control).routes(),
         *durable.routes(principal_of, parts.ownership.check),
         *pipelines.routes(),
+        *mcp.routes(),
         *_health(parts),
     ]
     routes.append(_openapi(routes))
+    routes += _other_methods(routes)
     if page is not None:
         routes.append(Mount("/", Page(directory=page, html=True)))
     public = PUBLIC | public_paths(page)
@@ -94,6 +98,26 @@ def _openapi(routes: Sequence[BaseRoute]) -> Route:
         return made
 
     return Route("/openapi.json", openapi)
+
+
+def _other_methods(routes: Sequence[BaseRoute]) -> list[BaseRoute]:
+    """What answers a known path's other methods. Without it the page would, or a 405 that knows of one route of several."""
+    allowed: dict[str, set[str]] = {}
+    for route in routes:
+        if isinstance(route, Route):
+            allowed.setdefault(route.path, set()).update(route.methods or ())
+    return [Route(path, _NotAllowed(methods)) for path, methods in allowed.items()]
+
+
+class _NotAllowed:
+    """Answers 405 and names the methods that there are."""
+
+    def __init__(self, methods: Collection[str]) -> None:
+        self._allow = ", ".join(sorted(methods))
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 - ASGI
+        """Refuse."""
+        raise HTTPException(405, "this path has other methods", headers={"Allow": self._allow})
 
 
 def _health(parts: Parts) -> list[BaseRoute]:

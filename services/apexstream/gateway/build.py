@@ -20,9 +20,11 @@ from apexstream.gateway.access.build import make_access
 from apexstream.gateway.access.patience import PatientHttp
 from apexstream.gateway.app import make_app
 from apexstream.gateway.commands import COMMAND_BYTES_MAX
+from apexstream.gateway.control import Control
 from apexstream.gateway.cursors import Cursors, shared_key
 from apexstream.gateway.durable.assembly import Durable, Hands, Known
 from apexstream.gateway.hub import Hub
+from apexstream.gateway.mcp.endpoint import McpEndpoint
 from apexstream.gateway.ownership import Ownership
 from apexstream.gateway.parts import Parts
 from apexstream.gateway.pipelines import KnownPipelines, Origins, Pipelines
@@ -30,6 +32,7 @@ from apexstream.gateway.registry import Registry
 from apexstream.gateway.replay import Replays
 from apexstream.gateway.sockets import FrameSocket
 from apexstream.gateway.static import page_folder
+from apexstream.gateway.submissions import Submissions
 from apexstream.log.cipher import key_provider
 from apexstream.log.connection import connection
 from apexstream.log.fetcher import LogReader, Partition
@@ -208,27 +211,41 @@ async def serve_one(
             is_ready=is_ready,
         )
         refused = "pipelines keep what they hold unencrypted, and APEX_ENCRYPTION is on" if keys else ""
-        server = _Server(
-            _config(
-                make_app(parts, durable, Pipelines(parts, pipelines, origins.status, refused), page_folder()), settings
-            )
-        )
+        mcp = McpEndpoint(parts, Control(parts), Submissions(parts))
+        routes_of_pipelines = Pipelines(parts, pipelines, origins.status, refused)
+        server = _Server(_config(make_app(parts, durable, routes_of_pipelines, mcp, page_folder()), settings))
 
         async def web() -> None:
             await view.caught_up.wait()
             await index.caught_up.wait()
             await path_index.caught_up.wait()
-            serving = asyncio.create_task(server.serve(sockets=[listener]), name="uvicorn")
-            try:
-                await server.listening.wait()
-                ready(f"http://{settings.host}:{listener.getsockname()[1]}")
-                await asyncio.shield(serving)
-            finally:
-                hub.drain()
-                server.should_exit = True
-                await serving
+            url = f"http://{settings.host}:{listener.getsockname()[1]}"
+            await _serve_web(server, listener, mcp, ready=lambda: ready(url), drain=hub.drain)
 
         await run_until(stop, view.run(), index.run(), hub.run(), *durable.loops(), web())
+
+
+async def _serve_web(
+    server: "_Server",
+    listener: socket.socket,
+    mcp: McpEndpoint,
+    *,
+    ready: Callable[[], None],
+    drain: Callable[[], None],
+) -> None:
+    """Until cancelled; what is under way is then told to go, and waited for."""
+    serving = asyncio.create_task(server.serve(sockets=[listener]), name="uvicorn")
+    assisting = asyncio.create_task(mcp.run(), name="mcp")
+    try:
+        await server.listening.wait()
+        ready()
+        await asyncio.shield(serving)
+    finally:
+        drain()
+        server.should_exit = True
+        await serving
+        assisting.cancel()
+        await asyncio.gather(assisting, return_exceptions=True)
 
 
 def listen(host: str, port: int, *, shared: bool = False) -> socket.socket:

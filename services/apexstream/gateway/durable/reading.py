@@ -38,7 +38,9 @@ class Rewound(ApexError):
 class Engine(Protocol):
     """The delivery engine, as far as it is needed here; see :class:`apexstream.gateway.hub.Hub`."""
 
-    def subscribe(self, stream_id: str, start: Start, viewer: Viewer, encoding: Encoding) -> Subscription: ...
+    def subscribe(
+        self, stream_id: str, start: Start, viewer: Viewer, encoding: Encoding, *, tenant: str
+    ) -> Subscription: ...
     def unsubscribe(self, subscription: Subscription) -> None: ...
     def draining(self, stop: Callable[[], None]) -> AbstractContextManager[None]: ...
 
@@ -109,11 +111,13 @@ class Part:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Layout:
-    """What a path reads: its parts in order. ``ends_show``: the end of the stream is a message too, as in a task's stream."""
+    """What a path reads: its parts in order, for whoever is of ``tenant``. ``ends_show``: the end of the stream is a message too,
+    as in a task's stream."""
 
     parts: tuple[Part, ...]
     encoding: Encoding
     ends_show: bool
+    tenant: str
 
     def part(self, seq: int) -> Part:
         """The part in which the message at ``seq`` is, or will be."""
@@ -212,7 +216,9 @@ class Reading:
         self._start = start
         if isinstance(start, Position):
             start = Position(start.seq - part.base, start.rewinds)
-        self._subscription = engine.subscribe(part.stream_id, start, self._viewer, layout.encoding)
+        self._subscription = engine.subscribe(
+            part.stream_id, start, self._viewer, layout.encoding, tenant=layout.tenant
+        )
 
     def __enter__(self) -> "Reading":
         self._draining.__enter__()

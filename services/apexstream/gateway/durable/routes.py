@@ -176,7 +176,12 @@ class DurableRoutes:
             raise Refused(405, "a task's stream is written by its plugin only", where="method", hint="GET or HEAD")
         self._check(principal, task_id)
         readable = _Readable(
-            layout=Layout(parts=(Part(stream_id=task_id, base=0, end=None),), encoding=_TASK_MESSAGES, ends_show=True),
+            layout=Layout(
+                parts=(Part(stream_id=task_id, base=0, end=None),),
+                encoding=_TASK_MESSAGES,
+                ends_show=True,
+                tenant=principal.tenant,
+            ),
             stream_id=task_id,
             view="",
             content_type="application/json",

@@ -97,6 +97,7 @@ class DurableStreams:
 
     def layout(self, state: PathState) -> Layout:
         """The parts that a stream is read from."""
+        tenant = state.path.partition(":")[0]
         parts = [Part(stream_id=state.stream_id, base=state.fork_seq, end=None)]
         end = state.fork_seq
         while state.parent_stream_id and end > 0:
@@ -107,7 +108,7 @@ class DurableStreams:
             if state.fork_seq < end:
                 parts.insert(0, Part(stream_id=state.stream_id, base=state.fork_seq, end=end))
                 end = state.fork_seq
-        return Layout(parts=tuple(parts), encoding=_MESSAGES, ends_show=False)
+        return Layout(parts=tuple(parts), encoding=_MESSAGES, ends_show=False, tenant=tenant)
 
     def offset(self, state: PathState, position: Position) -> str:
         """The token of a position."""

@@ -1,0 +1,126 @@
+"""The desk of a caller of this gateway: the same tasks, streams, scopes and limits as over any other protocol."""
+
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from apexstream.client.frames import Frame, Pong, Refused, decode_frame
+from apexstream.client.model import Action, Offer, Task
+from apexstream.core.chunk import Chunk
+from apexstream.core.ids import check_id
+from apexstream.gateway.access import Principal, Verb
+from apexstream.gateway.control import Control
+from apexstream.gateway.cursors import Cursors, Position, StreamCursors
+from apexstream.gateway.encoding import Encoder
+from apexstream.gateway.frames import chunk_message, rewind_message, stream_head
+from apexstream.gateway.parts import Parts
+from apexstream.gateway.reader import Stopped, reading
+from apexstream.gateway.submissions import Submissions, SubmitRequest
+from apexstream.gateway.tasks import shown
+
+_END = b"\0"  # of a message: JSON cannot hold it
+
+
+class _Messages:
+    """Writes the messages of one stream with their cursors."""
+
+    __slots__ = ("_cursors", "_head")
+
+    def __init__(self, stream_id: str, cursors: StreamCursors) -> None:
+        self._head = stream_head(stream_id)
+        self._cursors = cursors
+
+    def chunk(self, seq: int, rewinds: int, chunk: Chunk) -> bytes:
+        return self._marked(chunk_message(self._head, seq, chunk), seq + 1, rewinds)
+
+    def rewind(self, seq: int, rewinds: int) -> bytes:
+        return self._marked(rewind_message(self._head, seq), seq, rewinds)
+
+    def join(self, pieces: Sequence[bytes]) -> bytes:
+        return b"".join(pieces)
+
+    def _marked(self, message: bytes, seq: int, rewinds: int) -> bytes:
+        return b'%b,"cursor":"%b"}%b' % (message[:-1], self._cursors.mint(seq, rewinds).encode(), _END)
+
+
+class Messages:
+    """The encoding that MCP reads streams in."""
+
+    name = "mcp"
+
+    def __init__(self, cursors: Cursors) -> None:
+        self._cursors = cursors
+
+    def open(self, stream_id: str) -> Encoder:
+        """The encoder of a stream."""
+        return _Messages(stream_id, self._cursors.of(stream_id))
+
+
+class InsideDesk:
+    """See :class:`apexstream.gateway.mcp.desk.Desk`. ``base_url`` is how the caller reached this gateway."""
+
+    def __init__(
+        self, parts: Parts, control: Control, submissions: Submissions, principal: Principal, base_url: str
+    ) -> None:
+        self._parts = parts
+        self._control = control
+        self._submissions = submissions
+        self._principal = principal
+        self._base_url = base_url.rstrip("/")
+
+    async def offer(self) -> Offer:
+        """Those that the caller's scopes let it submit."""
+        registry, principal = self._parts.registry, self._principal
+        actions = tuple(
+            Action(
+                plugin=info.plugin,
+                action=info.action,
+                summary=info.summary,
+                streams=info.streams,
+                params_schema=msgspec.json.decode(info.params_schema),
+            )
+            for _, info in sorted(registry.actions().items())
+            if principal.may(Verb.SUBMIT, f"{info.plugin}.{info.action}")
+        )
+        return Offer(actions=actions, runners=len(registry.runners(self._parts.clock.now_us())))
+
+    async def submit(self, plugin: str, action: str, params: Mapping[str, Any], key: str) -> str:
+        """As ``POST /tasks``."""
+        wanted = SubmitRequest(plugin=plugin, action=action, params=dict(params), idempotency_key=key)
+        state, _ = await self._submissions.submit(wanted, self._principal)
+        return state.task_id
+
+    async def follow(self, stream_id: str, cursor: str) -> AsyncGenerator[Frame, None]:
+        """As a subscription that goes on where it was too slow."""
+        self._principal.require(Verb.READ, check_id(stream_id, "stream_id"))
+        self._parts.ownership.check(self._principal, stream_id)
+        position = self._parts.cursors.read(cursor, stream_id) if cursor else Position(0)
+        encoding, tenant = Messages(self._parts.cursors), self._principal.tenant
+        stopped: Stopped | None = Stopped.SLOW
+        while stopped is Stopped.SLOW:
+            async with reading(self._parts.hub, stream_id, position, encoding, tenant=tenant) as reader:
+                async for delivery in reader:
+                    for frame in map(decode_frame, delivery.data.split(_END)[:-1]):
+                        if frame is not None and not isinstance(frame, Refused | Pong):
+                            yield frame
+                position, stopped = reader.position, reader.stopped
+
+    async def task(self, task_id: str) -> Task:
+        """As ``GET /tasks/{id}``."""
+        self._principal.require(Verb.READ, check_id(task_id, "task_id"))
+        return self._shown(task_id)
+
+    async def cancel(self, task_id: str, reason: str) -> Task:
+        """As ``DELETE /tasks/{id}``."""
+        self._principal.require(Verb.CONTROL, check_id(task_id, "task_id"))
+        await self._control.cancel(task_id, reason, self._principal.tenant)
+        return self._shown(task_id)
+
+    def address(self, stream_id: str, cursor: str) -> str:
+        """As :mod:`apexstream.gateway.durable` serves it."""
+        return f"{self._base_url}/ds/streams/{stream_id}{f'?offset={cursor}' if cursor else ''}"
+
+    def _shown(self, task_id: str) -> Task:
+        state = self._parts.registry.task(task_id, self._principal.tenant)
+        return msgspec.json.decode(msgspec.json.encode(shown(state)), type=Task)
