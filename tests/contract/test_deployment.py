@@ -11,6 +11,7 @@ from typing import Any
 import kubernetes_validate
 import pytest
 import yaml
+from tests.support.registry import VERSION as REGISTRY_VERSION
 
 from apexstream.cli.serve import SERVICES
 from apexstream.contracts.catalogue import load_catalogue
@@ -134,6 +135,10 @@ def test_metrics_are_scraped_where_they_are_served():
         if "Job" not in where:
             ports = {port["name"]: port["containerPort"] for port in pod["containers"][0]["ports"]}
             assert ports["metrics"] == METRICS_PORT
+
+
+def test_the_registry_is_the_one_that_is_tested():
+    assert COMPOSE["services"]["registry"]["image"].endswith(f"-kafkasql:{REGISTRY_VERSION}}}")
 
 
 def test_runners_scale_on_the_group_and_topic_that_they_read():

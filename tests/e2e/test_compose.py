@@ -5,15 +5,18 @@
 
 import asyncio
 from collections.abc import Iterator
+from contextlib import aclosing
 from pathlib import Path
+from uuid import uuid4
 
 import httpx
 import pytest
 from tests.support.compose import Composed, build_image, composed, eventually, missing
 
 from apexstream.cli.serve import SERVICES
-from apexstream.client import Client
+from apexstream.client import Client, Task
 from apexstream.client.frames import Complete, Rewind, Update
+from apexstream.core.errors import OutcomeUnknown, Unavailable
 
 pytestmark = pytest.mark.compose
 
@@ -41,18 +44,51 @@ async def count_primes(up: Composed, at: asyncio.Event | None = None) -> list[Up
     """The stream of a sieve as its viewer has it at the end; ``at`` is set once some of it has been seen."""
     seen: dict[int, Update] = {}
     async with asyncio.timeout(STREAM_TIMEOUT_S), Client(up.url, token=up.token) as client:
-        task = await client.submit("longrun", "primes", {"stop": PRIMES_BELOW, "segment": SEGMENT, "checkpoint_s": 1.0})
-        async for frame in client.follow(task.stream_id):
-            if isinstance(frame, Update):
-                assert frame.seq not in seen, f"seq {frame.seq} twice"
-                seen[frame.seq] = frame
-            elif isinstance(frame, Rewind):
-                seen = {seq: update for seq, update in seen.items() if seq < frame.seq}
-            if at is not None and len(seen) >= BEFORE_KILL:
-                at.set()
-            if isinstance(frame, Complete):
-                return [seen[seq] for seq in sorted(seen)]
+        task = await submit_primes(client)
+        async with aclosing(client.follow(task.stream_id)) as frames:
+            async for frame in frames:
+                if isinstance(frame, Update):
+                    assert frame.seq not in seen, f"seq {frame.seq} twice"
+                    seen[frame.seq] = frame
+                elif isinstance(frame, Rewind):
+                    seen = {seq: update for seq, update in seen.items() if seq < frame.seq}
+                if at is not None and len(seen) >= BEFORE_KILL:
+                    at.set()
+                if isinstance(frame, Complete):
+                    return [seen[seq] for seq in sorted(seen)]
     raise AssertionError("the stream ended otherwise")
+
+
+async def submit_primes(client: Client) -> Task:
+    """Asked again while no gateway answers; the task's id makes that safe."""
+    params = {"stop": PRIMES_BELOW, "segment": SEGMENT, "checkpoint_s": 1.0}
+    task_id = uuid4().hex
+    while True:
+        try:
+            return await client.submit("longrun", "primes", params, task_id=task_id)
+        except (OutcomeUnknown, Unavailable):
+            await asyncio.sleep(0.2)
+
+
+async def write_from_outside(up: Composed) -> None:
+    """A stream at /ds, which needs rights on the topics of paths and chunks."""
+    headers = {"authorization": f"Bearer {up.token}", "content-type": "text/plain"}
+    async with httpx.AsyncClient(base_url=up.url, headers=headers, timeout=30) as http:
+        assert (await http.put("/ds/rights")).status_code == 201
+        assert (await http.post("/ds/rights", content="written")).is_success
+        assert (await http.get("/ds/rights")).text == "written"
+
+
+async def take_from(up: Composed, *, count: int) -> list[int]:
+    """The first chunks of a stream as a pipeline gives them, which needs rights on the topics and groups of processors."""
+    async with asyncio.timeout(STREAM_TIMEOUT_S), Client(up.url, token=up.token) as client:
+        task = await submit_primes(client)
+        definition = {"inputs": [{"stream": task.stream_id}], "operators": [{"op": "take", "count": count}]}
+        pipeline = await client.submit_pipeline(definition)
+        async with aclosing(client.follow(pipeline.pipeline_id)) as frames:
+            lows = [frame.data["low"] async for frame in frames if isinstance(frame, Update)]
+        await client.cancel(task.task_id)
+        return lows
 
 
 def check(updates: list[Update]) -> None:
@@ -94,16 +130,22 @@ async def test_a_container_that_is_killed_loses_nothing(platform: Composed, serv
 
 async def test_a_rolling_restart_of_every_service_loses_nothing(platform: Composed):
     """New containers, one service after the other, while streams run; their viewers come back by themselves."""
-    port = platform.url.rpartition(":")[2]
-    pinned = Composed(
-        platform.project, platform.files, {**platform.environ, "APEX_PUBLISH": f"127.0.0.1:{port}"}, platform.token, ()
-    )
-    streams = [asyncio.create_task(count_primes(pinned)) for _ in range(2)]
+    replaced = asyncio.Event()
+
+    async def keep_counting() -> int:
+        """Stream after stream, so that there is one under way whichever service is being replaced."""
+        streams = 0
+        while not replaced.is_set():
+            check(await count_primes(platform))
+            streams += 1
+        return streams
+
+    counting = [asyncio.create_task(keep_counting()) for _ in range(2)]
     for service in SERVICES:
         command = ("up", "--detach", "--no-build", "--no-deps", "--force-recreate", "--wait", service)
-        await asyncio.to_thread(pinned.compose, *command)
-    for stream in streams:
-        check(await stream)
+        await asyncio.to_thread(platform.compose, *command)
+    replaced.set()
+    assert sum([await each for each in counting]) >= len(counting)
 
 
 async def test_services_need_no_more_rights_on_kafka_than_the_catalogue_gives(tmp_path: Path):
@@ -111,4 +153,6 @@ async def test_services_need_no_more_rights_on_kafka_than_the_catalogue_gives(tm
     files = ["deploy/compose.yaml", "deploy/compose.sasl.yaml"]
     with composed(tmp_path / "keys", files=files, services=["kafka", *SERVICES]) as up:
         check(await count_primes(up))
+        await write_from_outside(up)
+        assert await take_from(up, count=5) == [SEGMENT * number for number in range(5)]
         assert "not authorized" not in up.compose("logs", *SERVICES)

@@ -12,8 +12,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.request import urlopen
 
+from tests.support.system import free_ports
+
 ROOT = Path(__file__).parents[2]
 IMAGE = "apexstream:test"
+PROMETHEUS_IMAGE = "apexstream-prometheus:test"
+# A volume takes the owner of the folder that it covers. The official image has one of nobody's; one that a distribution's
+# package was put into may have none, and Prometheus could not write.
+PROMETHEUS = f"""FROM {os.environ.get("PROMETHEUS_IMAGE", "prom/prometheus:latest")}
+USER root
+RUN mkdir -p /prometheus && chown 65534:65534 /prometheus
+"""
 UP_TIMEOUT_S = 240.0
 COMMAND_TIMEOUT_S = 120.0
 
@@ -29,15 +38,17 @@ def missing() -> str:
 
 
 def build_image() -> None:
-    """Build the image as ``make image`` does, under a name of its own."""
+    """Build the image as ``make image`` does, and Prometheus', both under names of their own."""
     extra = os.environ.get("DOCKER_BUILD", "").split()
     command = ["docker", "build", "--quiet", *extra, "-f", "deploy/Dockerfile", "-t", IMAGE, "."]
     subprocess.run(command, cwd=ROOT, check=True, timeout=900)
+    command = ["docker", "build", "--quiet", *extra, "-t", PROMETHEUS_IMAGE, "-"]
+    subprocess.run(command, input=PROMETHEUS.encode(), check=True, timeout=300)
 
 
 @dataclass(frozen=True, slots=True)
 class Composed:
-    """A project that is up. ``url`` is the gateway's, ``token`` one that it accepts."""
+    """A project that is up. ``url`` is the gateway's, whatever becomes of its container; ``token`` one that it accepts."""
 
     project: str
     files: tuple[str, ...]
@@ -47,8 +58,8 @@ class Composed:
 
     @property
     def url(self) -> str:
-        """Where the gateway is now: a container that was made again may have another port."""
-        return f"http://{self.compose('port', 'gateway', '8080').strip()}"
+        """Where the gateway is."""
+        return f"http://{self.environ['APEX_PUBLISH']}"
 
     def compose(self, *arguments: str, timeout_s: float = COMMAND_TIMEOUT_S) -> str:
         """Run ``docker compose`` on the project; what it printed."""
@@ -82,8 +93,12 @@ class Composed:
 
     def targets(self) -> dict[str, str]:
         """What Prometheus says of each target: service to up, down or unknown."""
-        at = self.compose("port", "prometheus", "9090").strip()
-        with urlopen(f"http://{at}/api/v1/targets?state=active", timeout=10) as answer:
+        at = self.environ["PROMETHEUS_PUBLISH"]
+        try:
+            answer = urlopen(f"http://{at}/api/v1/targets?state=active", timeout=10)
+        except OSError:
+            return {}  # it is still starting
+        with answer:
             found = json.load(answer)["data"]["activeTargets"]
         return {target["labels"]["job"].removeprefix("apexstream-"): target["health"] for target in found}
 
@@ -91,8 +106,11 @@ class Composed:
 @contextmanager
 def composed(folder: Path, *, files: Sequence[str], services: Sequence[str]) -> Iterator[Composed]:
     """``services`` of the compose ``files``, healthy; removed with all their data at the end."""
-    environ = {**os.environ, "APEX_IMAGE": IMAGE, "SECRETS": str(folder), "APEX_PUBLISH": "127.0.0.1:0"}
-    environ |= {"PROMETHEUS_PUBLISH": "127.0.0.1:0"}
+    gateway, prometheus = free_ports(
+        2
+    )  # chosen here and not by Docker, which takes others when a container starts again
+    environ = {**os.environ, "APEX_IMAGE": IMAGE, "PROMETHEUS_IMAGE": PROMETHEUS_IMAGE, "SECRETS": str(folder)}
+    environ |= {"APEX_PUBLISH": f"127.0.0.1:{gateway}", "PROMETHEUS_PUBLISH": f"127.0.0.1:{prometheus}"}
     token = _secrets(folder)
     project = f"apexstream-{secrets.token_hex(3)}"
     up = Composed(project, tuple(files), environ, token, tuple(services))
