@@ -12,6 +12,7 @@ import pytest
 import pytest_asyncio
 from tests.support.archive import DEADLINE_S, stopped, until
 from tests.support.show import Show, show, shown, subscribe
+from tests.support.sse import events
 from tests.support.streams import CODEC, Author, content_of, data, numbered
 
 from apexstream.core.chunk import Kind
@@ -167,16 +168,24 @@ async def forget(screen: Show, stream_id: str) -> None:
     await until(screen.archive, stream_id, lambda state: state.status is StreamStatus.ERASED)
 
 
+async def over_http(screen: Show, stream_id: str) -> list[dict[str, Any]]:
+    async with events(f"{screen.url}/streams/{stream_id}/events") as answer:
+        return [message async for message in answer.messages()]
+
+
 async def test_an_erased_stream_says_so_to_those_who_watch_and_those_who_come(screen: Show) -> None:
     author = Author("gone")
     await screen.submit("gone")
-    watching = asyncio.create_task(screen.follow("gone"))
+    watching = [asyncio.create_task(screen.follow("gone")), asyncio.create_task(over_http(screen, "gone"))]
     await screen.write("gone", author.claim(0), author.run(numbered(3)))
     await screen.sealed("gone", 3)
 
     await forget(screen, "gone")
 
-    assert (await watching)[-1]["error"]["code"] == "erased"
+    for messages in await asyncio.gather(*watching):
+        assert messages[-1]["error"]["code"] == "erased"
+    async with events(f"{screen.url}/streams/gone/events") as answer:
+        assert answer.response.status_code == 410
     (late,) = await screen.follow("gone")
     assert (late["type"], late["stream_id"], late["error"]["code"]) == ("error", "gone", "erased")
 

@@ -20,6 +20,7 @@ from apexstream.gateway.access.routes import ticket_routes
 from apexstream.gateway.answers import answer, fail, refuse, refuse_http
 from apexstream.gateway.control import Control
 from apexstream.gateway.durable.assembly import Durable
+from apexstream.gateway.events import Events
 from apexstream.gateway.mcp.endpoint import McpEndpoint
 from apexstream.gateway.measures import CountRequests
 from apexstream.gateway.openapi import document, operation
@@ -51,6 +52,7 @@ def make_app(parts: Parts, durable: Durable, pipelines: Pipelines, mcp: McpEndpo
         *Scheduling(parts, control, submissions).routes(),
         *Streams(control).routes(),
         *Views(parts).routes(),
+        *Events(parts).routes(),
         *ticket_routes(parts.access),
         *WebSockets(parts, control).routes(),
         *durable.routes(principal_of, parts.ownership.check),

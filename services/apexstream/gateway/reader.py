@@ -67,6 +67,11 @@ class Reader:
             raise self._problem
 
     @property
+    def has_begun(self) -> bool:
+        """True once the stream exists and ``position`` is a place in it."""
+        return self._subscription is not None
+
+    @property
     def reached(self) -> Position:
         """Where a reader is that has taken all deliveries so far, behind what its encoding does not show."""
         if self._waiting or self._subscription is None:

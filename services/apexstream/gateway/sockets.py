@@ -5,16 +5,15 @@ that is written to a transport in a turn. Frames are complete and pass around uv
 whole frames too, so both may be mixed.
 """
 
-import asyncio
 from collections.abc import Callable
 
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from websockets.exceptions import InvalidState
 from websockets.http11 import Request
 
-STALLED_S = 5.0  # a client that takes nothing of what waits for it for so long is gone
+from apexstream.gateway.stalling import StallWatch
+
 CLOSE_GRACE_S = 2.0  # for a client that is told to go
-_CHECK_S = 1.0
 
 EXTENSION = "apexstream.socket"
 
@@ -24,9 +23,7 @@ class FrameSocket(WebSocketsSansIOProtocol):
 
     on_stalled: Callable[[], None] | None = None
     _written = 0
-    _taken = 0
-    _stalled_since = 0.0
-    _check: asyncio.TimerHandle | None = None
+    _watch: StallWatch | None = None
 
     def handle_connect(self, event: Request) -> None:
         """Offer this connection to the application."""
@@ -61,35 +58,29 @@ class FrameSocket(WebSocketsSansIOProtocol):
     def pause_writing(self) -> None:
         """The client does not take what is written."""
         super().pause_writing()
-        self._taken = self._written - self.transport.get_write_buffer_size()
-        self._stalled_since = self.loop.time()
-        if self._check is None:
-            self._check = self.loop.call_later(_CHECK_S, self._look)
+        if self._watch is None:
+            self._watch = StallWatch(self.loop, self._taken, self._stalled)
+        self._watch.start()
 
     def resume_writing(self) -> None:
         """It does again."""
         super().resume_writing()
-        self._stop_looking()
+        self._stop_watching()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """It is gone."""
-        self._stop_looking()
+        self._stop_watching()
         super().connection_lost(exc)
 
-    def _look(self) -> None:
-        taken, now = self._written - self.transport.get_write_buffer_size(), self.loop.time()
-        if taken != self._taken:
-            self._taken, self._stalled_since = taken, now
-        if now - self._stalled_since < STALLED_S:
-            self._check = self.loop.call_later(_CHECK_S, self._look)
-            return
-        self._check = None
+    def _taken(self) -> int:
+        return self._written - self.transport.get_write_buffer_size()
+
+    def _stalled(self) -> None:
         if self.on_stalled is not None:
             self.on_stalled()
         else:
             self.transport.abort()
 
-    def _stop_looking(self) -> None:
-        if self._check is not None:
-            self._check.cancel()
-            self._check = None
+    def _stop_watching(self) -> None:
+        if self._watch is not None:
+            self._watch.stop()

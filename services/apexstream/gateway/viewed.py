@@ -90,7 +90,7 @@ class _Lines:
         return b"".join(pieces)
 
     def _written(self, message: bytes, cursor: str) -> bytes:
-        return marked(message, cursor) + b"\n"
+        return marked(in_one_line(message), cursor) + b"\n"
 
 
 class _Events(_Lines):
@@ -99,7 +99,14 @@ class _Events(_Lines):
     __slots__ = ()
 
     def _written(self, message: bytes, cursor: str) -> bytes:
-        return event(marked(message, cursor), cursor)
+        return event(marked(in_one_line(message), cursor), cursor)
+
+
+def in_one_line(message: bytes) -> bytes:
+    """The same JSON without line ends, which it can only have between its tokens: whoever wrote it put them there."""
+    if b"\n" in message or b"\r" in message:
+        return message.replace(b"\r", b" ").replace(b"\n", b" ")
+    return message
 
 
 def event(message: bytes, cursor: str) -> bytes:
