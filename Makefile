@@ -63,6 +63,10 @@ test-monitoring: $(VENV)/dev.stamp ## Dashboards and alerts against a real Prome
 conformance: $(VENV)/dev.stamp ## The suite of the Durable Streams protocol against a running gateway (ARGS=--short)
 	$(BIN)/python -m tests.conformance $(ARGS)
 
+.PHONY: test-http
+test-http: $(VENV)/dev.stamp ## The HTTP routes with many made-up requests (two minutes; make test has the systematic ones)
+	$(BIN)/pytest tests/integration/test_openapi.py --http-examples 100 $(ARGS)
+
 .PHONY: test-registry
 test-registry: $(VENV)/dev.stamp ## Every topic read by a foreign consumer through a real schema registry
 	$(BIN)/pytest -m registry tests/e2e/test_registry.py $(ARGS)

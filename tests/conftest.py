@@ -12,6 +12,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--scheduler-steps", type=int, default=3_000, help="steps that the scheduler's histories take (default 3000)"
     )
+    parser.addoption(
+        "--http-examples",
+        type=int,
+        default=0,
+        help="made-up requests to each HTTP operation, besides the systematic ones",
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:

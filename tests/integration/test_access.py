@@ -595,6 +595,7 @@ async def test_b27_compression_is_not_agreed_to(apex: Apex) -> None:
         '{"type":"subscribe","stream_id":"s","from_seq":NaN}',
         '{"type":"subscribe","stream_id":"s","from_seq":1e999}',
         '{"type":"ping"} trailing',
+        '{"type":"subscribe","stream_id":"s","stream_id":"t"}',
         '\ufeff{"type":"ping"}',
         '{"type":"subscribe","stream_id":"\\ud800"}',
         '{"type":"subscribe"}',

@@ -9,6 +9,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from apexstream.core.errors import ApexError, InvalidRequest, LimitReached, Unauthenticated
+from apexstream.core.strict_json import check_keys
 
 BODY_BYTES_MAX = 512 * 1024
 STATUS = {
@@ -67,11 +68,13 @@ def refusal(problem: ApexError, status: int | None = None) -> Response:
 
 
 def parse(body: bytes, kind: type[T]) -> T:
-    """A JSON body as a ``kind``; :class:`InvalidRequest` if it is none."""
+    """A JSON body as a ``kind``; :class:`InvalidRequest` if it is none, or has a key twice."""
     try:
-        return msgspec.json.decode(body, type=kind)
+        parsed = msgspec.json.decode(body, type=kind)
     except (msgspec.DecodeError, RecursionError, UnicodeError) as problem:
         raise InvalidRequest(str(problem), where="body") from None
+    check_keys(body, "body")
+    return parsed
 
 
 async def read_body(request: Request, bytes_max: int = BODY_BYTES_MAX) -> bytes:

@@ -9,6 +9,7 @@ import msgspec
 
 from apexstream.core.errors import InvalidRequest
 from apexstream.core.ids import check_id
+from apexstream.core.strict_json import check_keys
 from apexstream.gateway.cursors import CURSOR_CHARACTERS_MAX, SEQ_MAX
 
 COMMAND_BYTES_MAX = 64 * 1024
@@ -130,6 +131,7 @@ def read_command(text: str | bytes) -> Command:
         raise InvalidRequest(
             str(problem), where="message", hint='Send JSON such as {"type":"subscribe","stream_id":"..."}'
         ) from None
+    check_keys(text, "message")
     for name in ("stream_id", "task_id"):
         if hasattr(command, name):
             check_id(getattr(command, name), name)

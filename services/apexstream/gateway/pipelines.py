@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Annotated, Any, Protocol
 
 import msgspec
 import structlog
@@ -14,8 +14,16 @@ from apexstream.client.model import PipelineInfo
 from apexstream.contracts.codec import Codec
 from apexstream.core.errors import ApexError, ChunkDecodeError, InvalidRequest
 from apexstream.core.events import Pipeline, StreamState, StreamStatus
+from apexstream.core.ids import ID_PATTERN
 from apexstream.core.operators import InvalidPipeline
-from apexstream.core.pipelines import Definition, check_pipeline_id, jobs_of, read_definition, streams_of
+from apexstream.core.pipelines import (
+    ID_CHARACTERS_MAX,
+    Definition,
+    check_pipeline_id,
+    jobs_of,
+    read_definition,
+    streams_of,
+)
 from apexstream.gateway.access import Verb, principal_of
 from apexstream.gateway.access.principal import Principal, sees
 from apexstream.gateway.answers import Conflict, answer, parse, read_body
@@ -35,11 +43,21 @@ class UnknownPipeline(ApexError):
     code = "unknown_pipeline"
 
 
+_PipelineId = Annotated[str, msgspec.Meta(pattern=f"^({ID_PATTERN})?$", max_length=ID_CHARACTERS_MAX)]
+
+
 class PipelineRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The body of ``POST /pipelines``."""
+    """The body of ``POST /pipelines``, as far as it is read at once: what is wrong in a definition is told with its place."""
 
     definition: msgspec.Raw
-    pipeline_id: str = ""
+    pipeline_id: _PipelineId = ""
+
+
+class PipelineBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The body of ``POST /pipelines``, as it is described."""
+
+    definition: Definition
+    pipeline_id: _PipelineId = ""
 
 
 class Listed(msgspec.Struct, frozen=True):
@@ -180,7 +198,7 @@ class Pipelines:
             Route("/pipelines/{pipeline_id}", self.cancel, methods=["DELETE"]),
         ]
 
-    @operation({202: PipelineInfo, 200: PipelineInfo}, body=PipelineRequest, refusals=(400, 404, 409, 413, 422))
+    @operation({202: PipelineInfo, 200: PipelineInfo}, body=PipelineBody, refusals=(400, 404, 409, 413, 422))
     async def submit(self, request: Request) -> Response:
         """``POST /pipelines``: accepted once it is durable. The same id and definition again give the pipeline that exists."""
         principal = principal_of(request)

@@ -10,18 +10,20 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
+from apexstream.client.model import Cancelling, Graph, Queue, Task, Why
 from apexstream.core.errors import InvalidRequest, UnknownTask
 from apexstream.core.events import ControlVerb, TaskSubmitted
-from apexstream.core.ids import check_id
+from apexstream.core.ids import ID_PATTERN, check_id
 from apexstream.core.scheduling import GRAPH_TASKS_MAX, Reschedule
 from apexstream.core.task import TaskStatus
 from apexstream.core.tiers import Tier
 from apexstream.gateway.access import Principal, Verb, principal_of
 from apexstream.gateway.answers import Conflict, TooLarge, answer, parse, read_body
 from apexstream.gateway.control import Control
+from apexstream.gateway.openapi import operation
 from apexstream.gateway.parts import Parts
 from apexstream.gateway.submissions import Submissions, SubmitRequest
-from apexstream.gateway.tasks import allowed, shown
+from apexstream.gateway.tasks import REASON, allowed, shown
 
 GRAPH_BYTES_MAX = 900_000  # one record holds the graph
 
@@ -30,7 +32,7 @@ class GraphRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The body of ``POST /graphs``. ``task_id`` of a member is its name in the graph: others come after it by that name."""
 
     tasks: Annotated[list[SubmitRequest], msgspec.Meta(min_length=1, max_length=GRAPH_TASKS_MAX)]
-    graph_id: str = ""
+    graph_id: Annotated[str, msgspec.Meta(pattern=f"^({ID_PATTERN})?$")] = ""
 
 
 class Scheduling:
@@ -57,6 +59,7 @@ class Scheduling:
             Route("/queue", self.queue),
         ]
 
+    @operation({202: Graph, 200: Graph}, body=GraphRequest, refusals=(400, 404, 409, 413, 422))
     async def submit_graph(self, request: Request) -> Response:
         """``POST /graphs``: tasks that come after each other, accepted whole or not at all: they are one record."""
         principal = principal_of(request)
@@ -85,6 +88,7 @@ class Scheduling:
             self._registry.submitted(task, task.submitted_us // 1000)
         return self._graph(graph_id, [task.task_id for task in tasks], principal.tenant, 202)
 
+    @operation({200: Graph}, refusals=(400, 404))
     async def graph(self, request: Request) -> Response:
         """``GET /graphs/{id}``: its tasks."""
         principal = principal_of(request)
@@ -92,14 +96,17 @@ class Scheduling:
         graph_id = check_id(str(request.path_params["name"]), "graph_id")
         return self._graph(graph_id, self._group("graph", graph_id, principal, Verb.READ), principal.tenant, 200)
 
+    @operation({202: Cancelling}, query={"reason": REASON}, refusals=(400, 404))
     async def cancel_graph(self, request: Request) -> Response:
         """``DELETE /graphs/{id}``: cancel all its tasks that have not ended."""
         return await self._cancel_all("graph", request)
 
+    @operation({202: Cancelling}, query={"reason": REASON}, refusals=(404,))
     async def cancel_label(self, request: Request) -> Response:
         """``DELETE /labels/{label}``: cancel all tasks with this label that have not ended."""
         return await self._cancel_all("label", request)
 
+    @operation({202: Task}, body=Reschedule, refusals=(400, 404, 409, 413))
     async def reschedule(self, request: Request) -> Response:
         """``PATCH /tasks/{id}``: another tier, start time or needs for a task that waits."""
         task_id, tenant = allowed(request, Verb.CONTROL)
@@ -112,11 +119,13 @@ class Scheduling:
             state.tier = change.tier
         return answer(shown(state), 202)
 
+    @operation({200: Why}, refusals=(400, 404))
     async def why(self, request: Request) -> Response:
         """``GET /tasks/{id}/why``: why the task waits, or why it waited."""
         state = self._registry.task(*allowed(request, Verb.READ))
         return answer(self._registry.order.why(state, self._clock.now_us()))
 
+    @operation({200: Queue})
     async def queue(self, request: Request) -> Response:
         """``GET /queue``: what waits in each tier, how long, and how long at most."""
         principal_of(request).require(Verb.OPERATE)

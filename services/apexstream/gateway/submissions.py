@@ -8,7 +8,7 @@ import msgspec
 
 from apexstream.core.errors import InvalidRequest
 from apexstream.core.events import TaskSubmitted
-from apexstream.core.ids import check_id
+from apexstream.core.ids import ID_PATTERN, check_id
 from apexstream.core.options import TaskOptions
 from apexstream.core.scheduling import NOTHING_ASKED, Scheduling, check_graph
 from apexstream.core.task import TaskState
@@ -29,7 +29,7 @@ class SubmitRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     action: str
     params: dict[str, Any] = msgspec.field(default_factory=dict)
     tier: Tier = Tier.NORMAL
-    task_id: str = ""
+    task_id: Annotated[str, msgspec.Meta(pattern=f"^({ID_PATTERN})?$")] = ""
     options: TaskOptions = TaskOptions()
     scheduling: Scheduling = NOTHING_ASKED
     idempotency_key: Annotated[str, msgspec.Meta(max_length=256)] = ""

@@ -1,5 +1,6 @@
 """HTTP: what can be run, tasks, and tasks that failed for good."""
 
+import re
 from typing import Any
 
 import msgspec
@@ -25,7 +26,8 @@ from apexstream.runtime import tracing
 LISTED_MAX = 1_000
 LIMIT = {"type": "integer", "minimum": 1, "maximum": LISTED_MAX, "default": 50}
 REASON = {"type": "string"}
-TRACE = {"type": "string", "pattern": "^[0-9a-f]{32}$"}
+TRACE_ID = re.compile("[0-9a-f]{32}")
+TRACE = {"type": "string", "pattern": f"^{TRACE_ID.pattern}$"}
 
 
 class Listed(msgspec.Struct, frozen=True):
@@ -97,6 +99,8 @@ class Tasks:
         if not limit.isdigit() or not 1 <= int(limit) <= LISTED_MAX:
             raise InvalidRequest(f"{limit!r} is not a number from 1 to {LISTED_MAX}", where="limit")
         trace = request.query_params.get("trace")
+        if trace is not None and not TRACE_ID.fullmatch(trace):
+            raise InvalidRequest(f"{trace[:40]!r} is not a trace's id", where="trace", hint="32 of 0-9 a-f")
 
         def wanted(name: str) -> bool:
             of_trace = trace is None or tracing.trace_id_of(self._registry.traceparent_of(name)) == trace

@@ -1,0 +1,100 @@
+"""The HTTP routes under schemathesis: whatever it makes up, the answer is one that the document promises, and never a 500."""
+
+import asyncio
+import secrets
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+from tests.integration.conftest import Apex, running
+from tests.support.tokens import ALL, Issuer, bearer
+
+from apexstream.runtime.settings import Settings
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+TIME_S_MAX = 600
+ISSUER = Issuer()
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def apex(kafka: str, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Apex]:
+    folder = tmp_path_factory.mktemp("auth")
+    started = running(
+        Settings(
+            bootstrap_servers=kafka,
+            topic_prefix=f"m{secrets.token_hex(4)}.",
+            port=0,
+            home=folder,
+            user_submissions_per_s=10_000,
+            auth_keys=ISSUER.publish(folder / "jwks.json"),
+        ),
+        bearer(ISSUER.token(*ALL)),
+    )
+    async with started as apex:
+        yield apex
+
+
+async def test_every_described_operation_answers_as_its_document_says(
+    apex: Apex, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    document = (await apex.http.get("/openapi.json")).json()
+    assert len(document["paths"]) >= 18
+    examples = request.config.getoption("--http-examples")
+    options = {
+        "--header": f"Authorization: {apex.http.headers['authorization']}",
+        "--phases": "examples,coverage,fuzzing" if examples else "examples,coverage",
+        "--max-examples": str(examples or 1),
+        "--request-timeout": "60",
+        "--workers": "4",
+    }
+    process = await asyncio.create_subprocess_exec(
+        Path(sys.executable).with_name("schemathesis"),
+        "--config-file",
+        Path(__file__).with_name("schemathesis.toml"),
+        "run",
+        f"{apex.url}/openapi.json",
+        *(word for pair in options.items() for word in pair),
+        "--generation-deterministic",
+        "--no-shrink",
+        "--no-color",
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+        cwd=tmp_path,
+    )
+    try:
+        async with asyncio.timeout(TIME_S_MAX):
+            report, _ = await process.communicate()
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+    assert process.returncode == 0, report.decode()[-8_000:]
+
+
+async def test_every_route_but_the_streaming_ones_is_described(apex: Apex) -> None:
+    document = (await apex.http.get("/openapi.json")).json()
+    described = {(method.upper(), path) for path, methods in document["paths"].items() for method in methods}
+    for method, path in described:
+        answer = await apex.http.request("OPTIONS", path.replace("{", "").replace("}", ""))
+        assert answer.status_code == 405
+        assert method in answer.headers["allow"].split(", ")
+    assert ("PATCH", "/tasks/{task_id}") in described
+    assert ("POST", "/graphs") in described
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"plugin":"probe","plugin":"probe","action":"count"}',
+        b'{"plugin":"probe","action":"count","params":{"n":1,"n":2}}',
+        b'{"plugin":"probe","action":"count","params":{"n":1,"\\u006e":2}}',
+    ],
+)
+async def test_b29_a_key_that_is_there_twice_is_refused_by_name(apex: Apex, body: bytes) -> None:
+    answer = await apex.http.post("/tasks", content=body, headers={"content-type": "application/json"})
+    error = answer.json()["error"]
+    assert (answer.status_code, error["code"], error["where"]) == (400, "bad_request", "body")
+    assert "twice" in error["message"]
