@@ -1,11 +1,13 @@
 """The WebSocket's interface as data says what the code does."""
 
 import json
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
-from jsonschema import Draft202012Validator
+from jsonschema import Draft7Validator, Draft202012Validator
 from tests.support.interface import FOLDER, asyncapi, files, said_by_client, said_by_server, schema
 
 from apexstream.core.chunk import Chunk, Kind
@@ -14,6 +16,7 @@ from apexstream.gateway.cursors import Cursors
 from apexstream.gateway.frames import chunk_message, rewind_message, stream_head
 from apexstream.gateway.websocket import _FOLLOW
 
+WEB = Path(__file__).parents[2] / "services" / "web"
 CODES = json.loads((FOLDER / "close-codes.json").read_text())
 
 
@@ -61,6 +64,34 @@ def test_every_command_that_is_followed_is_in_the_document_and_every_reference_i
     tags = [kind.__struct_config__.tag for kind in said_by_server()]
     assert len(tags) == len(set(tags))
     assert msgspec.json.encode(document)
+
+
+@pytest.fixture(scope="module")
+def official() -> Draft7Validator:
+    """The schema of AsyncAPI 3.0 as its authors publish it."""
+    path = WEB / "node_modules" / "@asyncapi" / "specs" / "schemas" / "3.0.0-without-$id.json"
+    if not path.is_file():
+        pytest.skip("the page's packages are not installed; make test does that, and so does make page")
+    return Draft7Validator(json.loads(path.read_text()))
+
+
+def test_the_document_is_asyncapi_3_by_its_official_schema(official: Draft7Validator):
+    assert [problem.message for problem in official.iter_errors(asyncapi())] == []
+
+
+@pytest.mark.parametrize(
+    "break_it",
+    [
+        lambda document: document["info"].pop("title"),
+        lambda document: document["operations"]["show"].update(action="shout"),
+        lambda document: document["channels"]["stream"].update(address=7),
+        lambda document: document["components"]["messages"]["Ping"].update(color="red"),
+    ],
+)
+def test_the_official_schema_sees_what_is_wrong_in_each_part(official: Draft7Validator, break_it: Callable[[Any], Any]):
+    document = asyncapi()
+    break_it(document)
+    assert list(official.iter_errors(document))
 
 
 def test_close_codes_agree_with_their_ranges_and_with_the_code():
