@@ -10,6 +10,7 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -193,24 +194,57 @@ async def small(kafka: str, topic_prefix: str) -> AsyncIterator[Apex]:
         yield apex
 
 
-async def test_a_high_task_overtakes_two_thousand_low_ones_which_still_finish(small: Apex) -> None:
-    names = [str(number) for number in range(2_000)]
-    graphs = [
-        await submit_graph(small, *(member(name, tier="low", params={"n": 0}) for name in names)) for _ in range(1)
-    ]
-    waits = []
-    for _ in range(10):
-        began = time.monotonic()
-        answer = await small.http.post("/tasks", json={"plugin": "probe", "action": "count", "tier": "high"})
-        await small.follow(answer.json()["task_id"])
-        waits.append(time.monotonic() - began)
-    report = (await small.http.get("/queue")).json()
+async def test_high_tasks_overtake_hundreds_of_low_ones_which_get_their_share_and_finish(
+    small: Apex, tmp_path: Path
+) -> None:
+    gate, low_names, high_names = tmp_path / "gate", [str(n) for n in range(300)], [str(n) for n in range(20)]
+    params = {"gate": str(gate), "n": 1}
+    holders = await submit_graph(small, *(member(f"h{n}", action="gated", params=params) for n in range(8)))
+    await running_tasks(small, holders, 8)  # every slot is taken, so what comes now waits until all of it is there
+    low = await submit_graph(small, *(member(name, tier="low", params={"n": 0}) for name in low_names))
+    high = await submit_graph(small, *(member(name, tier="high", params={"n": 0}) for name in high_names))
+    await ready(small, high=20, low=300)
 
-    low = report["tiers"][2]
-    assert low["depth"] > 200
-    assert sorted(waits)[5] < 1.0
-    for graph_id in graphs:
+    gate.touch()
+
+    for graph_id in (holders, low, high):
         assert {task["status"] for task in (await ended_graph(small, graph_id)).values()} == {"completed"}
+    order = await started_order(
+        small, [f"{high}.{name}" for name in high_names] + [f"{low}.{name}" for name in low_names]
+    )
+    last_high = max(place for place, task_id in enumerate(order) if task_id.startswith(high))
+    assert 20 < last_high + 1 <= 20 + 20 / 9 + 2  # one slot of ten is the low ones'
+
+
+async def running_tasks(apex: Apex, graph_id: str, count: int) -> None:
+    """Until so many tasks of the graph run."""
+    async with asyncio.timeout(DEADLINE_S):
+        while True:
+            tasks = (await apex.http.get(f"/graphs/{graph_id}")).json()["tasks"]
+            if sum(task["status"] == "running" for task in tasks) == count:
+                return
+            await asyncio.sleep(0.05)
+
+
+async def ready(apex: Apex, **tiers: int) -> None:
+    """Until the dispatcher has so many ready tasks of each tier."""
+    async with asyncio.timeout(DEADLINE_S):
+        while True:
+            told = {tier["tier"]: tier["ready"] for tier in (await apex.http.get("/queue")).json()["tiers"]}
+            if all(told[tier] == count for tier, count in tiers.items()):
+                return
+            await asyncio.sleep(0.05)
+
+
+async def started_order(apex: Apex, task_ids: list[str]) -> list[str]:
+    """The tasks in the order in which they were given to runners."""
+
+    async def assigned_us(task_id: str) -> int:
+        history = (await apex.http.get(f"/tasks/{task_id}/why")).json()["history"]
+        return next(int(told["at_us"]) for told in history if told["change"] == "assigned")
+
+    times = {task_id: await assigned_us(task_id) for task_id in task_ids}
+    return sorted(task_ids, key=times.__getitem__)
 
 
 @pytest_asyncio.fixture(loop_scope="module")

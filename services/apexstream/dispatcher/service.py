@@ -46,7 +46,7 @@ from apexstream.runtime.tracing import Headers
 
 READY_MAX = 10_000  # ready tasks in memory a tier; past this its backlog waits in Kafka
 DECISIONS_MAX = 1_000  # in flight
-COMMIT_EVERY_S = 0.05  # a crash within it costs the next dispatcher a look at work that turns out to be settled
+COMMIT_DELAY_S = 0.2  # a crash within it costs the next dispatcher a look at work that turns out to be settled
 COMMIT_TIMEOUT_S = 10.0
 CLAIMS_MAX = 10
 CLAIM_AGAIN_S = 0.2  # drawn up to this, so that two who claimed at once do not do so again
@@ -361,9 +361,9 @@ class Dispatcher:
     async def _commit_settled(self) -> None:
         while True:
             await self._settled.wait()
+            await asyncio.sleep(COMMIT_DELAY_S)
             self._settled.clear()
             await self._commit()
-            await asyncio.sleep(COMMIT_EVERY_S)
 
     async def _commit(self) -> None:
         commits = {p: commit for p, ledger in self._ledgers.items() if (commit := ledger.commit()) is not None}

@@ -5,6 +5,7 @@ aiokafka 0.14 reads only the codes of single partitions, takes such an answer fo
 every partition from its start: right after a broker came back, all finished work would be taken up again.
 """
 
+from collections.abc import Iterable
 from typing import Any
 
 import aiokafka.consumer.consumer
@@ -12,6 +13,7 @@ from aiokafka import AIOKafkaConsumer
 from aiokafka.consumer.group_coordinator import GroupCoordinator
 from aiokafka.errors import NoError, for_code
 from aiokafka.protocol.commit import OffsetFetchRequest
+from aiokafka.structs import TopicPartition
 
 
 class HeedfulCoordinator(GroupCoordinator):  # type: ignore[misc]  # aiokafka is untyped
@@ -31,3 +33,12 @@ def group_consumer(*topics: str, **options: Any) -> AIOKafkaConsumer:
     """An :class:`AIOKafkaConsumer` that can trust what it is told of committed offsets."""
     aiokafka.consumer.consumer.GroupCoordinator = HeedfulCoordinator
     return AIOKafkaConsumer(*topics, **options)
+
+
+async def committed_offsets(
+    consumer: AIOKafkaConsumer, partitions: Iterable[tuple[str, int]]
+) -> dict[tuple[str, int], tuple[int, str]]:
+    """The (next offset, metadata) that ``consumer``'s group has committed, by partition; (-1, "") where nothing was."""
+    tps = [TopicPartition(*partition) for partition in partitions]
+    found = await consumer._coordinator.fetch_committed_offsets(tps)  # noqa: SLF001 - no public way to the metadata
+    return {(tp.topic, tp.partition): (found[tp].offset, found[tp].metadata) if tp in found else (-1, "") for tp in tps}

@@ -13,9 +13,9 @@ from aiokafka.structs import TopicPartition
 
 from apexstream.core.errors import Unavailable
 from apexstream.log.connection import Cluster, Connection
-from apexstream.log.consumer import group_consumer
-from apexstream.log.fetcher import Partition, Record
-from apexstream.log.lag import assigned_lag
+from apexstream.log.consumer import committed_offsets, group_consumer
+from apexstream.log.feed import Feed, places_to_begin
+from apexstream.log.fetcher import LogReader, Partition, Record
 from apexstream.log.writer import unreachable
 from apexstream.runtime import meters
 from apexstream.runtime.health import HEALTH
@@ -65,32 +65,40 @@ class GroupReader(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka 
         self._took = meters.LOG_REQUEST.of("commit")
         self._rebalances = meters.GROUP_REBALANCES.of(group)
         self._forget: list[Callable[[], None]] = []
-        self._consumer = group_consumer(
+        self._reader = LogReader(self._to, client_id=f"{client_id}-feed")
+        self._feed = Feed(self._reader)
+        self._read_to: dict[Partition, int] = {}  # when the rebalance began
+        self._failed: Exception | None = None  # aiokafka only logs what a rebalance's callback raises
+        self._consumer = group_consumer(  # the member of the group; it reads nothing
             **self._to.options,
             client_id=client_id,
             group_id=group,
             enable_auto_commit=False,
-            auto_offset_reset="earliest",
             session_timeout_ms=int(session_timeout_s * 1000),
             heartbeat_interval_ms=int(session_timeout_s * 1000 / HEARTBEATS_PER_SESSION),
             max_poll_interval_ms=60_000,
-            fetch_max_wait_ms=500,
             partition_assignment_strategy=(StickyPartitionAssignor,),  # a rebalance moves as little as it can
         )
 
     async def __aenter__(self) -> "GroupReader":
         self._consumer.subscribe(self._topics, listener=self)
         try:
+            await self._reader.__aenter__()
+            for topic in self._topics:
+                await self._reader.partitions(topic)
             await self._consumer.start()
-        except (KafkaError, OSError) as problem:
+        except BaseException as problem:
+            await self._reader.__aexit__()
             await self._consumer.stop()
-            raise unreachable(self._to, problem) from problem
+            if isinstance(problem, KafkaError | OSError):
+                raise unreachable(self._to, problem) from problem
+            raise
         self._last_tick = self._polled_at = time.monotonic()
         self._tick()
         self._forget = [
             HEALTH.check("assignment", self.trouble),
             meters.GROUP_PARTITIONS.read(lambda: len(self._owned), self._group),
-            *(meters.GROUP_LAG.read(partial(self._lag, topic), self._group, topic) for topic in self._topics),
+            *(meters.GROUP_LAG.read(partial(self._feed.lag, topic), self._group, topic) for topic in self._topics),
         ]
         return self
 
@@ -99,6 +107,8 @@ class GroupReader(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka 
             call()
         if self._ticker is not None:
             self._ticker.cancel()
+        await self._feed.close()
+        await self._reader.__aexit__()
         # Bounded, and its trouble kept from whoever leaves: with its broker away a consumer may wait for ever, or be cancelled.
         stopping = asyncio.ensure_future(self._consumer.stop())
         await asyncio.wait([stopping], timeout=STOP_S_MAX)
@@ -115,9 +125,6 @@ class GroupReader(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka 
             return f"nothing asked for records of {self._group} for {now - self._polled_at:.0f} s"
         return ""
 
-    def _lag(self, topic: str) -> int:
-        return assigned_lag(self._consumer, [partition for partition in self._owned if partition[0] == topic])
-
     @property
     def owned(self) -> frozenset[Partition]:
         """The partitions that this member owns now."""
@@ -131,7 +138,14 @@ class GroupReader(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka 
         believes to be fresh; a process that may be such a zombie must start over.
         """
         self._polled_at = time.monotonic()
-        got = await self._consumer.getmany(timeout_ms=int(timeout_s * 1000))
+        if self._failed is not None:
+            raise Unavailable(
+                f"could not begin with new partitions: {self._failed!r}", where=self._group
+            ) from self._failed
+        await self._consumer.getmany(
+            timeout_ms=0
+        )  # a member that is never asked has to leave; and it tells the group's errors
+        got = await self._feed.poll(timeout_s)
         stalled_s = max(self._stalled_s, time.monotonic() - self._last_tick)
         if stalled_s > self._stall_s_max:
             raise Unavailable(
@@ -139,7 +153,7 @@ class GroupReader(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka 
                 where="consumer group",
                 hint="It starts over; if this repeats, its machine is overloaded or suspended",
             )
-        return [((tp.topic, tp.partition), records) for tp, records in got.items()]
+        return got
 
     def _tick(self) -> None:
         now = time.monotonic()
@@ -164,30 +178,41 @@ class GroupReader(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka 
 
     def pause(self, partitions: Iterable[Partition]) -> None:
         """Fetch nothing more of ``partitions`` until :meth:`resume`; those not owned are left out."""
-        self._consumer.pause(*(TopicPartition(*p) for p in partitions if p in self._owned))
+        self._feed.pause(p for p in partitions if p in self._owned)
 
     def resume(self, partitions: Iterable[Partition]) -> None:
         """Fetch ``partitions`` again."""
-        self._consumer.resume(*(TopicPartition(*p) for p in partitions if p in self._owned))
+        self._feed.resume(p for p in partitions if p in self._owned)
 
     async def on_partitions_revoked(self, revoked: Iterable[TopicPartition]) -> None:
         """Called by aiokafka before a rebalance."""
         if self._unassigned_since is None:
             self._unassigned_since = time.monotonic()
+        self._read_to.update(self._feed.positions)
+        self._feed.follow({})
         lost = frozenset((tp.topic, tp.partition) for tp in revoked)
         if lost:
             await self._on_revoked(lost)
         self._owned -= lost
 
     async def on_partitions_assigned(self, assigned: Iterable[TopicPartition]) -> None:
-        """Called by aiokafka after a rebalance, before the first record of the new assignment."""
+        """Called by aiokafka after a rebalance. No record of the new assignment is given before this is done."""
         tps = list(assigned)
+        self._consumer.pause(*tps)
         self._owned = frozenset((tp.topic, tp.partition) for tp in tps)
-        metadata = await asyncio.gather(*(self._committed_metadata(tp) for tp in tps))
-        await self._on_assigned(dict(zip(((tp.topic, tp.partition) for tp in tps), metadata, strict=True)))
+        try:
+            await self._begin()
+        except Exception as problem:
+            self._failed = problem
+            raise
         self._unassigned_since = None
         self._rebalances.value += 1
 
-    async def _committed_metadata(self, tp: TopicPartition) -> str:
-        committed = await self._consumer._coordinator.fetch_committed_offsets([tp])  # noqa: SLF001 - no public way to the metadata
-        return committed[tp].metadata if tp in committed else ""
+    async def _begin(self) -> None:
+        committed = await committed_offsets(self._consumer, self._owned)
+        read_to, self._read_to = self._read_to, {}
+        # Where it stayed with this member, what was given before the rebalance need not be given again.
+        wanted = {place: max(offset, read_to.get(place, -1)) for place, (offset, _) in committed.items()}
+        places = await places_to_begin(self._reader, wanted)
+        await self._on_assigned({place: metadata for place, (_, metadata) in committed.items()})
+        self._feed.follow(places)

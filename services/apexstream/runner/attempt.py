@@ -29,6 +29,7 @@ from apexstream.runtime.clock import Clock
 CANCEL_GRACE_S = 5.0  # between setting the token and cancelling the action's task
 INTERRUPT_GRACE_S = 5.0  # between that and ending its process
 CLAIM_TRIES_MAX = 5
+FENCE_DELAY_S = 0.02  # a fence waits this long for the first chunk, to leave in one batch with it
 
 END_OF = {Kind.COMPLETE: TaskChange.COMPLETED, Kind.ERROR: TaskChange.FAILED, Kind.CANCELLED: TaskChange.CANCELLED}
 
@@ -118,6 +119,8 @@ class Attempt:
         self._broken: Exception | None = None
         self._outcome: asyncio.Future[CallOutcome] = asyncio.get_running_loop().create_future()
         self._appender: StreamAppender | None = None
+        self._fence: bytes | None = None  # to be sent before anything else
+        self._fence_sent = asyncio.Event()
         self._call: RunningCall | None = None
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._payload_bytes = 0
@@ -183,6 +186,10 @@ class Attempt:
         fence, _ = encoder.encode(place.resume.next_seq, (self._chunk(Kind.RESUME, b""),), None, place.hash)
         self._begin(encoder, place, fence)
 
+    async def begun(self) -> None:
+        """Until the stream is about to be written: what is appended now leaves together with that, not before it."""
+        await self._fence_sent.wait()
+
     async def run(self, place: Place) -> Ended | Failed | Parked:
         """Run the action from ``place`` on. Raises :class:`Unavailable` if an append's outcome became unknown: the next
         attempt reads the truth from the log."""
@@ -214,6 +221,7 @@ class Attempt:
                 self._call.kill()
             raise
         finally:
+            self._send_fence()
             self._measures.end(self._clock.monotonic())
             for timer in self._timers.values():
                 timer.cancel()
@@ -265,9 +273,21 @@ class Attempt:
             buffer=self._buffer,
             on_taken=self._took,
         )
-        self._log.put(self.task.task_id, fence, _Fence(self._break_off))
+        self._fence = fence
+        self._after(FENCE_DELAY_S, "fence", self._send_fence)
+
+    def _send_fence(self) -> None:
+        fence, self._fence = self._fence, None
+        self._fence_sent.set()
+        if fence is None:
+            return
+        try:
+            self._log.put(self.task.task_id, fence, _Fence(self._break_off))
+        except ApexError as problem:
+            self._break_off(problem)
 
     def _send(self, value: bytes, _: StreamAppender) -> None:
+        self._send_fence()
         self._log.put(self.task.task_id, value, self)
 
     def appended(self, offset: int) -> None:

@@ -20,7 +20,7 @@ from apexstream.runtime.clock import Clock
 
 HEARTBEAT_S = 3.0
 COMMIT_DELAY_S = (
-    0.1  # what finishes within it is committed together; a crash before costs a look at streams that have ended
+    0.2  # what finishes within it is committed together; a crash before costs a look at streams that have ended
 )
 REMEMBERED_CANCELS_MAX = 10_000
 
@@ -178,7 +178,7 @@ class Runner:
             self._run(work, assignment.attempt, fresh=fresh, at=(partition, record.offset), after=earlier), name=task_id
         )
         self._running[running] = partition, work
-        running.add_done_callback(self._running.pop)
+        running.add_done_callback(self._forget)
 
     def _running_of(self, task_id: str) -> asyncio.Task[None] | None:
         work = self._works.get(task_id)
@@ -202,8 +202,14 @@ class Runner:
                 del self._works[work.task.task_id], self._assigned[work.task.task_id]
         if finished:
             self._finish(*at)
-        if len(self._running) <= self._capacity:
+        # Now, and not in the callback: what is resumed here must not be paused again because this one still counts.
+        self._forget(asyncio.current_task())
+        if len(self._running) < self._capacity:
             self._group.resume(self._group.owned)
+
+    def _forget(self, running: asyncio.Task[None] | None) -> None:
+        if running is not None:
+            self._running.pop(running, None)
 
     def _finish(self, partition: Partition, offset: int) -> None:
         ledger = self._ledgers.get(partition)

@@ -180,11 +180,15 @@ class Work:
 
     async def _run_first(self, attempt: Attempt) -> Ended | Failed | Parked:
         place = attempt.first(self._number)
-        telling = asyncio.ensure_future(self._tell(TaskChange.STARTED, self._number))
+        telling = asyncio.ensure_future(self._tell_begun(attempt))
         try:
             return await attempt.run(place)
         finally:
             await telling
+
+    async def _tell_begun(self, attempt: Attempt) -> None:
+        await attempt.begun()
+        await self._tell(TaskChange.STARTED, self._number)
 
     async def _claim(self, attempt: Attempt) -> Place | Ended | HandedBack:
         """Take the stream over. The started event comes before the claim: whatever an older attempt still reports after the
