@@ -246,6 +246,25 @@ STREAMS = Board(
                 ),
             ),
         ),
+        Row(
+            title="Tasks that meet",
+            panels=(
+                Panel(
+                    title="Questions to other tasks",
+                    meaning="Answered a second, over all actions, by what was asked and told.",
+                    unit="ops",
+                    queries=(Query(rate(m.COORDINATION, "ask", "told"), "{{ask}} {{told}}"),),
+                ),
+                Panel(
+                    title="Waiting for others",
+                    meaning="Questions without an answer yet, and scopes whose tasks run.",
+                    queries=(
+                        Query(total(m.COORDINATION_WAITING), "questions"),
+                        Query(total(m.COORDINATION_SCOPES), "scopes"),
+                    ),
+                ),
+            ),
+        ),
     ),
 )
 

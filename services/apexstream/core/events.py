@@ -336,3 +336,34 @@ class PathState(Event, frozen=True, kw_only=True):
     parent_stream_id: str = ""
     fork_seq: int = 0
     fork_sub: int = 0  # bytes or messages of the source after fork_seq that the stream begins with
+
+
+class CoordinationAct(StrEnum):
+    """What a task does to others of its scope."""
+
+    UNKNOWN = "unknown"  # written by a newer version
+    SIGNAL = "signal"
+    GIVE_UP = "give_up"  # waiting for a signal
+    ARRIVE = "arrive"
+    LEAVE = "leave"  # a barrier that has not opened
+    READ = "read"
+    PUT = "put"
+
+
+class CoordinationEvent(Event, frozen=True, kw_only=True):
+    """Something that a task did to its scope. On ``apex.coordination``, keyed by the scope (``core.coordination``).
+
+    ``op`` names the place in the task at which it did so, the same in every attempt: of two events of one place the first in the
+    log counts. ``value`` is JSON.
+    """
+
+    scope: str
+    act: CoordinationAct
+    name: str
+    task_id: str
+    op: str
+    attempt: int
+    at_us: int
+    value: bytes = b""
+    parties: int = 0  # of a barrier
+    version: int = -1  # that a put expects; -1: any

@@ -14,6 +14,7 @@ from apexstream.plugin.base import (
     ProgressUpdate,
     ResumeMode,
 )
+from apexstream.plugin.coordination import Coordination, NotCoordinated, SharedValue
 from apexstream.plugin.decorated import ActionContext, Plugin
 from apexstream.plugin.errors import PermanentError, RateLimited, ResourceError, TransientError, classify
 from apexstream.plugin.manager import PluginManager
@@ -27,9 +28,11 @@ __all__ = [
     "BasePlugin",
     "CancellationToken",
     "Chunk",
+    "Coordination",
     "ErrorClass",
     "InvalidChunk",
     "InvalidParameters",
+    "NotCoordinated",
     "PermanentError",
     "Plugin",
     "PluginFailed",
@@ -39,6 +42,7 @@ __all__ = [
     "RateLimited",
     "ResourceError",
     "ResumeMode",
+    "SharedValue",
     "Stream",
     "StreamComposer",
     "StreamPersistence",

@@ -24,6 +24,7 @@ from apexstream.plugin.base import (
     ResumeMode,
     check_resume,
 )
+from apexstream.plugin.coordination import WAIT_S, Coordination
 from apexstream.plugin.persistence import State, StreamPersistence
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -61,6 +62,7 @@ class ActionContext:
     cancellation_token: CancellationToken = field(default_factory=CancellationToken)
     progress_callback: ProgressCallback = _ignore_progress
     persistence: StreamPersistence = field(default_factory=StreamPersistence)
+    shared: Coordination = field(default_factory=Coordination)
 
     @property
     def task_id(self) -> str:
@@ -85,6 +87,20 @@ class ActionContext:
     def idempotency_key(self, seq_of_data: int | None = None) -> str:
         """A key for a side effect that belongs to a data chunk; see :meth:`StreamPersistence.idempotency_key`."""
         return self.persistence.idempotency_key(seq_of_data)
+
+    async def signal(self, name: str, value: Any = None, *, scope: str = "") -> Any:
+        """Tell other tasks that something has happened; see :meth:`Coordination.signal`."""
+        return await self.shared.signal(name, value, scope=scope)
+
+    async def wait_for(self, name: str, *, timeout_s: float = WAIT_S, scope: str = "") -> Any:
+        """Wait for a signal of another task; see :meth:`Coordination.wait_for`."""
+        return await self.shared.wait_for(name, timeout_s=timeout_s, scope=scope)
+
+    async def barrier(
+        self, name: str, parties: int, value: Any = None, *, timeout_s: float = WAIT_S, scope: str = ""
+    ) -> dict[str, Any]:
+        """Wait until as many tasks are here; see :meth:`Coordination.barrier`."""
+        return await self.shared.barrier(name, parties, value, timeout_s=timeout_s, scope=scope)
 
     async def progress(self, percentage: float | None = None, message: str = "", status: str = "running") -> None:
         """Tell viewers how far the action is; see :class:`ProgressUpdate`."""
@@ -212,6 +228,7 @@ class Plugin(BasePlugin):
                     cancellation_token=cancellation_token or CancellationToken(),
                     progress_callback=progress_callback or _ignore_progress,
                     persistence=StreamPersistence.current(),
+                    shared=Coordination.current(),
                 ),
             )
         return asyncio.to_thread(function) if action.blocks else function()

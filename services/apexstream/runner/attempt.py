@@ -20,7 +20,9 @@ from apexstream.core.fold import StreamFold
 from apexstream.core.options import ErrorClass, TaskOptions
 from apexstream.log.cipher import KEY_BYTES, SEAL_BYTES, AttemptCipher, KeyProvider, claimed_key, key_words
 from apexstream.runner.appender import RunEncoder, StreamAppender
+from apexstream.runner.asking import Asking
 from apexstream.runner.buffer import Buffer
+from apexstream.runner.coordination import Party
 from apexstream.runner.host.port import ActionHost, Call, CallOutcome, Ending, Resume, RunningCall
 from apexstream.runner.measures import AttemptMeasures
 from apexstream.runtime import tracing
@@ -100,6 +102,7 @@ class Attempt:
         resume_mode: str,
         measures: AttemptMeasures,
         buffer: Buffer,
+        party: Party,
         keys: KeyProvider | None = None,
     ) -> None:
         self.task = task
@@ -127,6 +130,8 @@ class Attempt:
         self._paused = False
         self._content = 0  # chunks that the stream had before
         self._measures = measures
+        self._asking = Asking(party, self._answer)
+        self._number = 0
 
     # What others ask of it, at any time.
 
@@ -197,6 +202,7 @@ class Attempt:
         task = self.task
         if self._broken is not None:
             raise self._broken
+        self._number = place.attempt
         if self.cancel_reason is None and not self._parking:
             call = Call(
                 task_id=task.task_id,
@@ -223,6 +229,7 @@ class Attempt:
         finally:
             self._send_fence()
             self._measures.end(self._clock.monotonic())
+            await self._asking.close()
             for timer in self._timers.values():
                 timer.cancel()
         if self._broken is not None:
@@ -257,12 +264,20 @@ class Attempt:
         if limit is not None and self._payload_bytes > limit and not self._timed_out:
             self._overrun(f"the stream is larger than its limit of {limit} bytes")
 
+    def asked(self, number: int, question: bytes) -> None:
+        """Find out what the action asks of other tasks."""
+        self._asking.ask(number, question, self._number)
+
     def ended(self, outcome: CallOutcome) -> None:
         """The call is over."""
         if not self._outcome.done():
             self._outcome.set_result(outcome)
 
     # Inside.
+
+    def _answer(self, number: int, answer: bytes) -> None:
+        if self._call is not None:
+            self._call.answer(number, answer)
 
     def _begin(self, encoder: RunEncoder, place: Place, fence: bytes) -> None:
         self._appender = StreamAppender(

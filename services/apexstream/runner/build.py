@@ -23,9 +23,11 @@ from apexstream.log.former import remove_members
 from apexstream.log.group import GroupReader
 from apexstream.log.keyed import KeyedLog
 from apexstream.log.registry import codec_of
+from apexstream.log.tails import Tails
 from apexstream.log.writer import Writer
 from apexstream.runner.attempt import Attempt, Failed
 from apexstream.runner.buffer import Buffer
+from apexstream.runner.coordination import Coordinator
 from apexstream.runner.host.catalogue import Catalogue
 from apexstream.runner.host.confinement import Confinement
 from apexstream.runner.host.port import ActionHost
@@ -69,14 +71,27 @@ async def serve(settings: Settings, *, ready: Callable[[str], None], stop: async
         ) as writer,
         LogReader(kafka, client_id=f"{runner_id}-scan") as scans,
         LogReader(kafka, client_id=f"{runner_id}-control") as controls,
+        LogReader(kafka, client_id=f"{runner_id}-meet") as meetings,
         host,
     ):
-        await writer.prepare(chunks, events, states, letters)
+        await writer.prepare(chunks, events, states, letters, settings.topic("coordination"))
         await scans.partitions(chunks)
         await scans.partitions(assignments)
         await scans.partitions(events)
+        await scans.partitions(settings.topic("coordination"))
+        await meetings.partitions(settings.topic("coordination"))
         buffer = Buffer(settings.runner_buffer_mb << 20, host.hold)
         meters.RUNNER_BUFFERED.read(lambda: buffer.held_bytes)
+        coordination = settings.topic("coordination")
+        coordinator = Coordinator(
+            lambda on_records: Tails(meetings, on_records),
+            scans,
+            codec,
+            append=lambda key, value: writer.append(coordination, key.encode(), value),
+            partition_of=lambda key: (coordination, writer.partition_of(coordination, key.encode())),
+            clock=clock,
+            keeps_values=settings.encryption == "off",
+        )
         works = _Works(
             host=host,
             catalogue=host.describe,
@@ -88,6 +103,7 @@ async def serve(settings: Settings, *, ready: Callable[[str], None], stop: async
             codec=codec,
             keys=key_provider(settings),
             buffer=buffer,
+            coordinator=coordinator,
             publish_event=lambda key, value: writer.append(events, key.encode(), value),
             publish_letter=lambda key, value: writer.append(letters, key.encode(), value),
         )
@@ -115,7 +131,7 @@ async def serve(settings: Settings, *, ready: Callable[[str], None], stop: async
         )
         async with group:
             ready(f"{runner_id}: {len(host.describe().offers)} actions")
-            await run_until(stop, control_tail.run(), runner.run(group))
+            await run_until(stop, control_tail.run(), coordinator.run(), runner.run(group))
 
 
 class _Works:
@@ -134,6 +150,7 @@ class _Works:
         codec: Codec,
         keys: KeyProvider | None,
         buffer: Buffer,
+        coordinator: Coordinator,
         publish_event: Callable[[str, bytes], Awaitable[object]],
         publish_letter: Callable[[str, bytes], Awaitable[object]],
     ) -> None:
@@ -147,6 +164,7 @@ class _Works:
         self._codec = codec
         self._keys = keys
         self._buffer = buffer
+        self._coordinator = coordinator
         self._publish_event = publish_event
         self._publish_letter = publish_letter
         self._budgets: dict[tuple[str, str], RetryBudget] = {}
@@ -174,6 +192,7 @@ class _Works:
                 measures=measures.attempt(tracing.trace_id_of(task.traceparent)),
                 keys=self._keys,
                 buffer=self._buffer,
+                party=self._coordinator.party(task),
             )
 
         return Work(

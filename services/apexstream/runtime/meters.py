@@ -16,6 +16,19 @@ _ACTION = ("plugin", "action")
 _FAST = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 _SLOW = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 1800.0)
 
+# Tasks that meet, counted by the runners that run them.
+COORDINATION = _counter(
+    "apexstream_coordination_questions_total",
+    "questions",
+    "What actions asked of other tasks and were told: ok, or the code of an error.",
+    "ask",
+    "told",
+)
+COORDINATION_WAITING = _gauge(
+    "apexstream_coordination_waiting_questions", "questions", "Those that wait for other tasks now."
+)
+COORDINATION_SCOPES = _gauge("apexstream_coordination_scopes", "scopes", "Scopes whose tasks run here.")
+
 # Actions, counted by the runners that run them.
 ACTION_CHUNKS = _counter("apexstream_action_chunks_total", "chunks", "Chunks that actions yielded.", *_ACTION)
 ACTION_BYTES = _counter("apexstream_action_payload_bytes_total", "bytes", "Payload of these chunks.", *_ACTION)

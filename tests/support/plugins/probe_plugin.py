@@ -6,6 +6,8 @@ import time
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
+import meeting
+
 from apexstream.plugin import ActionContext, BasePlugin, Chunk, PermanentError, Plugin, TransientError, operators
 
 plugin = Plugin("probe", summary="behaves as told")
@@ -201,3 +203,6 @@ async def rewinding(ctx: ActionContext, gate: str) -> AsyncIterator[int]:
         if pathlib.Path(gate).exists():
             raise TransientError("once more")
         await asyncio.sleep(0.01)
+
+
+meeting.add(plugin)

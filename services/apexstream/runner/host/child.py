@@ -23,6 +23,8 @@ from apexstream.runner.host import frames
 from apexstream.runner.host.confine import EXIT_GRACE_S, confine, tie_to, watch
 from apexstream.runner.host.engine import Execution
 from apexstream.runner.host.frames import (
+    Answered,
+    Asked,
     Batch,
     BrokenFrame,
     Cancel,
@@ -141,6 +143,10 @@ class _Link(asyncio.Protocol):
             self._queue.append(batch.call)
         return not self._full
 
+    def asked(self, number: int, question: int, data: bytes) -> None:
+        """An execution asks something of other tasks."""
+        self._send(Asked(number, question, data))
+
     def ended(self, number: int, outcome: CallOutcome) -> None:
         """An execution is over."""
         del self._calls[number]
@@ -195,7 +201,7 @@ class _Link(asyncio.Protocol):
         execution.begin()
 
 
-def _control(execution: Execution, frame: Credit | Cancel | Interrupt | Park | Pause) -> None:
+def _control(execution: Execution, frame: Credit | Cancel | Interrupt | Park | Pause | Answered) -> None:
     match frame:
         case Credit():
             execution.credit(frame.amount)
@@ -207,6 +213,8 @@ def _control(execution: Execution, frame: Credit | Cancel | Interrupt | Park | P
             execution.park()
         case Pause():
             execution.pause(frame.paused)
+        case Answered():
+            execution.answer(frame.number, frame.answer)
 
 
 def _describe(name: str, plugins: PluginManager) -> Described:

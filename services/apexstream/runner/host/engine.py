@@ -17,6 +17,8 @@ import msgspec
 from apexstream.core.errors import ApexError, InvalidChunk, InvalidParameters, PluginFailed
 from apexstream.core.options import ErrorClass
 from apexstream.plugin.base import CancellationToken, ProgressUpdate, ResumeMode
+from apexstream.plugin.coordination import Coordination
+from apexstream.plugin.coordination import enter as enter_coordination
 from apexstream.plugin.errors import classify
 from apexstream.plugin.iterate import InThread, opened, resolved, threaded
 from apexstream.plugin.manager import PluginManager, describe_failure
@@ -26,6 +28,7 @@ from apexstream.runner.host.batching import OpenBatch
 from apexstream.runner.host.blocking import Pulled, Puller, Reported, Yielded
 from apexstream.runner.host.frames import PATIENCE_S_MAX, PROGRESS_BYTES_MAX, Batch, shortened
 from apexstream.runner.host.port import CREDIT_BYTES, Call, CallOutcome, Ending
+from apexstream.runner.host.questions import Questions
 
 SKIPPED_AT_ONCE = 256  # chunks skipped between two turns of the event loop
 
@@ -37,6 +40,9 @@ class Outlet(Protocol):
 
     def batch(self, batch: Batch) -> bool:
         """The next chunks. False: the execution must wait for :meth:`Execution.go_on` before it sends more."""
+
+    def asked(self, number: int, question: int, data: bytes) -> None:
+        """The execution asks something of other tasks; see :meth:`Execution.answer`."""
 
     def ended(self, number: int, outcome: CallOutcome) -> None:
         """The execution is over; nothing follows."""
@@ -86,6 +92,7 @@ class Execution:
         self._puller: Puller | None = None  # of a plain generator
         self._reported: asyncio.Future[None] = self._loop.create_future()
         self._reported.set_result(None)
+        self._questions = Questions(lambda question, data: outlet.asked(number, question, data))
 
     def begin(self) -> None:
         """Start; everything else happens later."""
@@ -121,6 +128,10 @@ class Execution:
         self._paused = paused
         self._let_go()
 
+    def answer(self, question: int, data: bytes) -> None:
+        """What a question of the action comes to."""
+        self._questions.answer(question, data)
+
     def go_on(self) -> None:
         """The outlet has room again."""
         self._crowded = False
@@ -138,6 +149,7 @@ class Execution:
             self._prepare()
             params = _params(call)
             enter(self._persistence)
+            enter_coordination(Coordination(self._questions.ask, self._persistence))
             result = await resolved(self._plugins.call(call.plugin, call.action, params, self._report, self.token))
             if isinstance(result, Iterator):
                 async with threaded(result) as run:

@@ -12,6 +12,7 @@ from typing import Annotated, Final, Generic, TypeVar
 import msgspec
 
 from apexstream.core.chunk import CHECKPOINT_BYTES_MAX, CHUNK_BYTES_MAX, RUN_BYTES_MAX, RUN_CHUNKS_MAX, Chunk, Kind
+from apexstream.core.coordination import VALUE_BYTES_MAX
 from apexstream.plugin.base import ActionSpec
 from apexstream.plugin.values import CONTENT_TYPE_CHARS_MAX
 
@@ -20,6 +21,7 @@ CHUNK_COST_MIN = 128  # bytes of credit that a chunk costs at least: what it tak
 ACTIONS_MAX = 1000
 TEXT_CHARS_MAX = 4000  # of each part of an error
 PROGRESS_BYTES_MAX = 16 * 1024
+QUESTION_BYTES_MAX = VALUE_BYTES_MAX + 2_000
 PATIENCE_S_MAX = 31_536_000.0  # that a rate limit may ask for
 
 _LENGTH: Final = struct.Struct("<I")
@@ -101,6 +103,14 @@ class Pause(Frame, tag=6):
 
     call: int
     paused: bool
+
+
+class Answered(Frame, tag=8):
+    """The answer to the question ``number`` of the call: ``core.coordination.Answer`` as msgpack."""
+
+    call: int
+    number: int
+    answer: bytes
 
 
 class Ping(Frame, tag=7):
@@ -190,8 +200,16 @@ class Pong(Frame, tag=19):
     number: CallNumber
 
 
-ToChild = Setup | Start | Credit | Cancel | Interrupt | Park | Pause | Ping
-FromChild = Described | Batch | Ended | Pong
+class Asked(Frame, tag=20):
+    """The call asks something of other tasks: ``core.coordination.Question`` as msgpack. ``number`` is the question's."""
+
+    call: CallNumber
+    number: CallNumber
+    question: Annotated[bytes, msgspec.Meta(max_length=QUESTION_BYTES_MAX)]
+
+
+ToChild = Setup | Start | Credit | Cancel | Interrupt | Park | Pause | Ping | Answered
+FromChild = Described | Batch | Ended | Pong | Asked
 
 Message = TypeVar("Message")
 

@@ -7,6 +7,7 @@ from apexstream.core.errors import InvalidRequest
 from apexstream.core.ids import check_id
 from apexstream.plugin.base import check_resume
 from apexstream.runner.host.frames import (
+    Asked,
     Batch,
     BrokenFrame,
     Described,
@@ -111,7 +112,7 @@ class Link(asyncio.Protocol):
             if not isinstance(frame, Described):
                 raise BrokenFrame("another frame before it said what it is")
             self.described.set_result(_checked(frame))
-        elif isinstance(frame, Batch | Ended):
+        elif isinstance(frame, Batch | Ended | Asked):
             self._take_from(self._call(frame.call), frame)
         elif isinstance(frame, Pong) and self._answered < self._pinged and frame.number == self._answered + 1:
             self._answered += 1
@@ -124,10 +125,12 @@ class Link(asyncio.Protocol):
             raise BrokenFrame("a frame of a call that does not run")
         return call
 
-    def _take_from(self, call: RemoteCall, frame: Batch | Ended) -> None:
+    def _take_from(self, call: RemoteCall, frame: Batch | Ended | Asked) -> None:
         try:
             if isinstance(frame, Batch):
                 call.batch(frame)
+            elif isinstance(frame, Asked):
+                call.asked(frame)
             else:
                 call.ended(frame)
                 del self.calls[frame.call]

@@ -98,6 +98,10 @@ class LocalCall:
         """Hold at the next yield, or go on."""
         self._execution.pause(paused)
 
+    def answer(self, number: int, answer: bytes) -> None:
+        """What a question comes to."""
+        self._execution.answer(number, answer)
+
     def kill(self) -> None:
         """Report the call as lost and leave the action behind, cancelled: nothing in a process can do more to a part of it."""
         if self._receiver.over:
@@ -121,6 +125,10 @@ class LocalCall:
         if not self._receiver.batch(batch, batch.payload_bytes):
             self._execution.interrupt()
         return not self._full()
+
+    def asked(self, number: int, question: int, data: bytes) -> None:  # noqa: ARG002 - a process has many, this is one
+        """The execution asks something of other tasks."""
+        self._receiver.asked(question, data)
 
     def ended(self, number: int, outcome: CallOutcome) -> None:  # noqa: ARG002 - a process has many, this is one
         """The execution is over."""

@@ -60,6 +60,10 @@ class Sink(Protocol):
     def chunks(self, chunks: Sequence[Chunk], checkpoint: bytes | None) -> None:
         """The next chunks, in order. ``checkpoint`` is the action's state after the last of them."""
 
+    def asked(self, number: int, question: bytes) -> None:
+        """The action asks something of other tasks (``core.coordination.Question`` as msgpack); it is to be answered, some time,
+        with :meth:`RunningCall.answer`."""
+
     def ended(self, outcome: CallOutcome) -> None:
         """The call is over."""
 
@@ -81,6 +85,9 @@ class RunningCall(Protocol):
 
     def pause(self, paused: bool) -> None:
         """Hold the action at its next yield (True), or let it go on (False)."""
+
+    def answer(self, number: int, answer: bytes) -> None:
+        """What the question ``number`` comes to (``core.coordination.Answer`` as msgpack)."""
 
     def kill(self) -> None:
         """End it whatever it takes: terminates its process, and kills it if that does not help. Ends as ``LOST`` (other

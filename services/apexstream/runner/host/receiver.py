@@ -71,6 +71,11 @@ class Receiver:
             self._deaf = True
         return not self._deaf
 
+    def asked(self, number: int, question: bytes) -> None:
+        """Hand a question over."""
+        if not self._deaf:
+            self._sink.asked(number, question)
+
     def ended(self, outcome: CallOutcome) -> None:
         """Report the end, once."""
         if self.over:

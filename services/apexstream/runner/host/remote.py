@@ -5,9 +5,12 @@ from typing import Protocol
 
 import msgspec
 
+from apexstream.core.coordination import ASKED_MAX
 from apexstream.core.errors import ApexError, PluginFailed
 from apexstream.core.options import ErrorClass
 from apexstream.runner.host.frames import (
+    Answered,
+    Asked,
     Batch,
     BrokenFrame,
     Cancel,
@@ -40,7 +43,7 @@ class Process(Protocol):
 class RemoteCall:
     """See :class:`~apexstream.runner.host.port.RunningCall`. All methods are for the runner's event loop."""
 
-    __slots__ = ("_allowed", "_call", "_owed", "_paused", "_process", "_receiver", "number")
+    __slots__ = ("_allowed", "_asked", "_call", "_owed", "_paused", "_process", "_receiver", "number")
 
     def __init__(self, call: Call, sink: Sink) -> None:
         self.number = 0
@@ -50,6 +53,7 @@ class RemoteCall:
         self._allowed = {Ending.COMPLETED, Ending.FAILED}  # how its process may say that it ended
         self._paused = False
         self._owed = 0  # credit not yet handed back
+        self._asked: set[int] = set()  # questions without an answer yet
 
     @property
     def where(self) -> str:
@@ -110,6 +114,12 @@ class RemoteCall:
         self._paused = paused
         self._send(Pause(self.number, paused))
 
+    def answer(self, number: int, answer: bytes) -> None:
+        """Hand an answer over."""
+        if number in self._asked:
+            self._asked.remove(number)
+            self._send(Answered(self.number, number, answer))
+
     def kill(self) -> None:
         """End the process, and all its calls with it."""
         if self._process is None:
@@ -129,6 +139,14 @@ class RemoteCall:
             raise BrokenFrame("chunks without credit")
         if not receiver.batch(batch, payload_bytes):
             self.interrupt()
+
+    def asked(self, frame: Asked) -> None:
+        """It asks something of other tasks; raises :class:`BrokenFrame`."""
+        if frame.number in self._asked or len(self._asked) >= ASKED_MAX:
+            raise BrokenFrame("more questions than it may ask at once")
+        if self._receiver is not None:
+            self._asked.add(frame.number)
+            self._receiver.asked(frame.number, frame.question)
 
     def ended(self, frame: Ended) -> None:
         """Its process says that it is over; raises :class:`BrokenFrame`."""
