@@ -532,6 +532,47 @@ async def test_b36_submissions_of_one_user_are_limited_and_told_when_to_come_bac
     assert (answer.status_code, answer.headers["retry-after"]) == (429, "4")
 
 
+async def test_b36_a_socket_has_so_many_streams_and_keeps_them(apex: Apex, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("apexstream.gateway.websocket.SUBSCRIPTIONS_MAX", 20)
+    async with connect(apex, ISSUER.token("read")) as socket:
+        for number in range(21):
+            await says(socket, type="subscribe", stream_id=f"never-{number}", id=number)
+        answers = [await hears(socket) for _ in range(21)]
+        assert [answer["type"] for answer in answers] == ["waiting"] * 20 + ["error"]
+        await says(socket, type="unsubscribe", stream_id="never-0", id=30)
+        assert (await hears(socket))["type"] == "done"
+        await says(socket, type="subscribe", stream_id="never-20", id=31)
+        assert (await hears(socket))["type"] == "waiting"
+
+
+async def test_b38_no_address_in_a_request_is_ever_asked(apex: Apex) -> None:
+    asked: list[str] = []
+
+    async def listen(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        asked.append("somebody")
+        writer.close()
+
+    async with await asyncio.start_server(listen, "127.0.0.1", 0) as server, acts(apex, *ALL) as http:
+        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/latest/meta-data"
+        json_type = {"content-type": "application/json"}
+        task = {"plugin": "probe", "action": "gated", "params": {"gate": url, "n": 1}}
+        pipeline = {"definition": {"inputs": [{"stream": url}]}}
+        view = json.dumps({"operators": [{"op": "map", "path": url}]})
+        answers = [
+            await http.post("/tasks", json=task),
+            await http.post("/pipelines", json=pipeline),
+            await http.put("/ds/x", headers=json_type | {"stream-forked-from": url}),
+            await http.get(f"/ds/{url}"),
+            await http.get("/streams/x/view", params={"view": view, "cursor": url}),
+            await http.get("/tasks", headers={"referer": url, "x-forwarded-host": url, "forwarded": f"host={url}"}),
+            await http.get("/tasks", params={"trace": url}),
+        ]
+        cancelled = await http.delete(f"/tasks/{answers[0].json()['task_id']}")
+    assert [answer.status_code for answer in answers] == [202, 422, 404, 404, 422, 200, 400]
+    assert cancelled.status_code in {200, 202}
+    assert asked == []
+
+
 async def test_a_body_over_the_limit_is_refused(apex: Apex) -> None:
     async with acts(apex, *ALL) as http:
         answer = await http.post("/tasks", content=b" " * (512 * 1024 + 1))
