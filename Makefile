@@ -67,6 +67,10 @@ conformance: $(VENV)/dev.stamp ## The suite of the Durable Streams protocol agai
 test-http: $(VENV)/dev.stamp ## The HTTP routes with many made-up requests (two minutes; make test has the systematic ones)
 	$(BIN)/pytest tests/integration/test_openapi.py --http-examples 100 $(ARGS)
 
+.PHONY: test-chat
+test-chat: $(VENV)/dev.stamp ## useChat, AG-UI's HttpAgent and an EventSource from npm against a running gateway
+	$(BIN)/pytest -m chat tests/chat $(ARGS)
+
 .PHONY: test-registry
 test-registry: $(VENV)/dev.stamp ## Every topic read by a foreign consumer through a real schema registry
 	$(BIN)/pytest -m registry tests/e2e/test_registry.py $(ARGS)

@@ -356,6 +356,10 @@ async def test_scopes_are_kept_by_verb_and_name(apex: Apex) -> None:
         assert (await http.get("/dead-letters")).status_code == 403
         assert (await http.get("/queue")).status_code == 403
         assert (await http.get(f"/streams/{other}/events")).status_code == 403
+        chat = {"id": "c", "messages": []}
+        assert (await http.post("/chat/probe/converse", json=chat)).status_code == 403
+        assert (await http.post("/ag-ui/probe/count", json={"threadId": "t", "runId": "r"})).status_code == 403
+        assert (await http.get(f"/streams/{other}/ui-messages")).status_code == 403
         assert "stream_complete" in (await http.get(f"/streams/{named}/events")).text
     async with connect(apex, ISSUER.token("read:reports-*")) as socket:
         await says(socket, type="subscribe", stream_id=other)

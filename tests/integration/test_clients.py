@@ -1,4 +1,4 @@
-"""The two clients do the same, case by case: those of ``schemas/gateway/conformance``."""
+"""What clients see: the two of this project, case by case (``schemas/gateway/conformance``), and those of chats."""
 
 import json
 import subprocess
@@ -119,3 +119,78 @@ async def test_both_clients_give_the_same_of_a_running_task_and_go_on_at_each_ot
     assert again[-1]["kind"] in {"complete", "error"}
     assert rest_in_python == again[2:]
     assert rest_in_typescript == again[1:]
+
+
+# Chats, as their clients ask; what those make of it is tested with them (tests/chat).
+
+
+async def told(apex: Apex, path: str, body: dict[str, Any]) -> tuple[str, list[str]]:
+    """The stream that answers, and the types of its events."""
+    answer = await apex.http.post(path, json=body)
+    assert answer.status_code == 200, answer.text
+    events = [line[6:] for line in answer.text.splitlines() if line.startswith("data: ")]
+    return answer.headers["stream-id"], [event if event == "[DONE]" else json.loads(event)["type"] for event in events]
+
+
+def said(chat_id: str, *ids: str, **more: Any) -> dict[str, Any]:
+    messages = [{"id": each, "role": "user", "parts": [{"type": "text", "text": each}]} for each in ids]
+    return {"id": chat_id, "messages": messages, "trigger": "submit-message", **more}
+
+
+@pytest.mark.asyncio(loop_scope="module")
+async def test_a_message_is_one_task_however_often_it_is_sent_and_regenerating_is_another(apex: Apex):
+    path = "/chat/probe/converse"
+    first, types = await told(apex, path, said("chat", "m1"))
+    again, _ = await told(apex, path, said("chat", "m1"))
+    second, _ = await told(apex, path, said("chat", "m1", "m2"))
+    other, _ = await told(apex, path, said("other chat", "m1"))
+    anew, _ = await told(apex, path, said("chat", "m1", trigger="regenerate-message"))
+
+    assert types[:4] == ["start", "start-step", "text-start", "text-delta"]
+    assert types[-3:] == ["finish-step", "finish", "[DONE]"]
+    assert first == again
+    assert len({first, second, other, anew}) == 4
+    assert (await apex.http.get(f"{path}/never/stream")).status_code == 204
+
+
+@pytest.mark.asyncio(loop_scope="module")
+async def test_a_run_of_an_agent_is_one_task_and_any_stream_can_be_told(apex: Apex):
+    body = {
+        "threadId": "t",
+        "runId": "r",
+        "messages": [],
+        "tools": [],
+        "context": [],
+        "state": {},
+        "forwardedProps": {},
+    }
+    run, types = await told(apex, "/ag-ui/probe/converse", body)
+    again, _ = await told(apex, "/ag-ui/probe/converse", body)
+    other, _ = await told(apex, "/ag-ui/probe/converse", {**body, "threadId": "u"})
+
+    assert (types[0], types[-1], run == again, run == other) == ("RUN_STARTED", "RUN_FINISHED", True, False)
+    ui = await apex.http.get(f"/streams/{run}/ui-messages")
+    assert ui.headers["x-vercel-ai-ui-message-stream"] == "v1"
+    assert ui.text.endswith("data: [DONE]\n\n")
+    assert '"RUN_FINISHED"' in (await apex.http.get(f"/streams/{run}/ag-ui")).text
+    assert (await apex.http.get("/streams/nobody/ui-messages")).status_code == 404
+
+
+@pytest.mark.asyncio(loop_scope="module")
+@pytest.mark.parametrize(
+    ("path", "body", "status"),
+    [
+        ("/chat/probe/converse", {"messages": []}, 400),
+        ("/chat/probe/converse", {"id": "x" * 257, "messages": []}, 400),
+        ("/chat/probe/converse", {"id": "x", "messages": "hi"}, 400),
+        ("/chat/probe/converse", said("x", "m", colour="red"), 422),
+        ("/chat/probe/nothing", said("x", "m"), 404),
+        ("/chat/probe/count", said("x", "m"), 422),
+        ("/ag-ui/probe/converse", {"threadId": "t", "messages": []}, 400),
+        ("/ag-ui/probe/converse", {"threadId": "", "runId": "r", "messages": []}, 400),
+    ],
+)
+async def test_what_no_chat_can_be_is_refused_before_it_begins(
+    apex: Apex, path: str, body: dict[str, Any], status: int
+):
+    assert (await apex.http.post(path, json=body)).status_code == status

@@ -18,6 +18,7 @@ from apexstream.core.errors import ApexError
 from apexstream.gateway.access import Access, Guard, principal_of
 from apexstream.gateway.access.routes import ticket_routes
 from apexstream.gateway.answers import answer, fail, refuse, refuse_http
+from apexstream.gateway.chat.routes import Chats
 from apexstream.gateway.control import Control
 from apexstream.gateway.durable.assembly import Durable
 from apexstream.gateway.events import Events
@@ -53,6 +54,7 @@ def make_app(parts: Parts, durable: Durable, pipelines: Pipelines, mcp: McpEndpo
         *Streams(control).routes(),
         *Views(parts).routes(),
         *Events(parts).routes(),
+        *Chats(parts, submissions).routes(),
         *ticket_routes(parts.access),
         *WebSockets(parts, control).routes(),
         *durable.routes(principal_of, parts.ownership.check),

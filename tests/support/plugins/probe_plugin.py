@@ -205,4 +205,28 @@ async def rewinding(ctx: ActionContext, gate: str) -> AsyncIterator[int]:
         await asyncio.sleep(0.01)
 
 
+@plugin.action
+async def converse(
+    ctx: ActionContext,
+    messages: list[dict[str, Any]],
+    extra: tuple[dict[str, Any], ...] = (),
+    gate: str = "",
+    falter: bool = False,
+) -> AsyncIterator[Any]:
+    """Answer a chat: words, the objects of extra, a number, the last word once the file `gate` exists; falter before it."""
+    import pathlib
+
+    yield f"attempt {ctx.attempt}: "
+    yield "you said "
+    for each in extra:
+        yield each
+    yield {"answers": len(messages)}
+    while gate and not pathlib.Path(gate).exists():
+        await asyncio.sleep(0.01)
+    if falter and ctx.attempt == 1:
+        raise TransientError("as told")
+    await ctx.progress(90)
+    yield "enough"
+
+
 meeting.add(plugin)

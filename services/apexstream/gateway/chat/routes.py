@@ -1,0 +1,161 @@
+"""HTTP: a chat's message runs an action, and the answer is its stream. See ``schemas/gateway/PROTOCOL.md``, "Chats"."""
+
+from contextlib import AsyncExitStack
+from hashlib import sha256
+from typing import Any, Final
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Route
+
+from apexstream.core.errors import InvalidRequest, UnknownTask
+from apexstream.core.scheduling import Scheduling
+from apexstream.core.task import TaskState
+from apexstream.gateway.access import Principal, Verb, principal_of
+from apexstream.gateway.answers import parse, read_body
+from apexstream.gateway.chat.ag_ui import AgUi
+from apexstream.gateway.chat.dialect import Dialect
+from apexstream.gateway.chat.telling import tell
+from apexstream.gateway.chat.ui_messages import UiMessages
+from apexstream.gateway.parts import Parts
+from apexstream.gateway.streamed import HEADERS, Streamed
+from apexstream.gateway.submissions import Submissions, SubmitRequest
+from apexstream.gateway.tasks import path_id
+
+ID_CHARACTERS_MAX: Final = 256
+_CHAT_OWN = frozenset({"id", "trigger", "messageId"})  # all else in a chat's body are parameters of the action
+
+
+class _RunAgentInput(msgspec.Struct, frozen=True, rename="camel"):
+    """What ``HttpAgent`` posts. Newer versions may send more."""
+
+    thread_id: str
+    run_id: str
+    messages: list[Any] = []
+    state: Any = None
+    tools: list[Any] = []
+    context: list[Any] = []
+    forwarded_props: Any = None
+
+
+class Chats:
+    """The handlers."""
+
+    def __init__(self, parts: Parts, submissions: Submissions) -> None:
+        self._parts = parts
+        self._submissions = submissions
+
+    def routes(self) -> list[BaseRoute]:
+        """Where they are."""
+        return [
+            Route("/chat/{plugin}/{action}", self.chat, methods=["POST"]),
+            Route("/chat/{plugin}/{action}/{chat_id}/stream", self.resume),
+            Route("/ag-ui/{plugin}/{action}", self.run, methods=["POST"]),
+            Route("/streams/{task_id}/ui-messages", self.ui_messages),
+            Route("/streams/{task_id}/ag-ui", self.ag_ui),
+        ]
+
+    async def chat(self, request: Request) -> Response:
+        """``POST /chat/{plugin}/{action}``: what ``useChat`` sends becomes a task, and its stream the answer.
+
+        The same message of the same chat is the same task, however often it is sent; regenerating is a task of its own.
+        """
+        body = parse(await read_body(request), dict[str, Any])
+        chat_id, messages = _text(body, "id"), body.get("messages")
+        if not isinstance(messages, list):
+            raise InvalidRequest("not a list of messages", where="messages")
+        newest = messages[-1].get("id", "") if messages and isinstance(messages[-1], dict) else ""
+        repeatable = body.get("trigger", "submit-message") == "submit-message" and newest
+        params = {name: value for name, value in body.items() if name not in _CHAT_OWN}
+        key = [chat_id, newest, len(messages)] if repeatable else []
+        principal = principal_of(request)
+        label = _hashed("chat-", principal.home, *_action(request), chat_id)
+        task_id = await self._submit(request, params, key=key, labels=(label,))
+        return self._told(task_id, principal, UiMessages(task_id))
+
+    async def resume(self, request: Request) -> Response:
+        """``GET /chat/{plugin}/{action}/{chat_id}/stream``: the chat's answer that is being written, from its beginning; 204 if
+        there is none."""
+        principal = principal_of(request)
+        principal.require(Verb.READ)
+        chat_id = str(request.path_params["chat_id"])
+        newest = self._newest(_hashed("chat-", principal.home, *_action(request), chat_id), principal)
+        if newest is None or newest.status.final:
+            return Response(None, 204, HEADERS)
+        principal.require(Verb.READ, newest.task_id)
+        return self._told(newest.task_id, principal, UiMessages(newest.task_id))
+
+    async def run(self, request: Request) -> Response:
+        """``POST /ag-ui/{plugin}/{action}``: a run of an agent is a task. The same run of the same thread is the same task."""
+        wanted = parse(await read_body(request), _RunAgentInput)
+        for name, value in (("threadId", wanted.thread_id), ("runId", wanted.run_id)):
+            _check_length(value, name)
+        props = wanted.forwarded_props if isinstance(wanted.forwarded_props, dict) else {}
+        given = {"state": wanted.state, "tools": wanted.tools, "context": wanted.context}
+        params = {**props, **{name: value for name, value in given.items() if value}, "messages": wanted.messages}
+        task_id = await self._submit(request, params, key=[wanted.thread_id, wanted.run_id])
+        dialect = AgUi(wanted.thread_id, wanted.run_id, wanted.messages, wanted.state)
+        return self._told(task_id, principal_of(request), dialect)
+
+    async def ui_messages(self, request: Request) -> Response:
+        """``GET /streams/{id}/ui-messages``: any stream as one message of the AI SDK."""
+        stream_id, principal = self._readable(request)
+        return self._told(stream_id, principal, UiMessages(stream_id))
+
+    async def ag_ui(self, request: Request) -> Response:
+        """``GET /streams/{id}/ag-ui``: any stream as a run of AG-UI."""
+        stream_id, principal = self._readable(request)
+        return self._told(stream_id, principal, AgUi(stream_id, stream_id))
+
+    def _readable(self, request: Request) -> tuple[str, Principal]:
+        stream_id, principal = path_id(request), principal_of(request)
+        principal.require(Verb.READ, stream_id)
+        self._parts.ownership.check(principal, stream_id)
+        return stream_id, principal
+
+    async def _submit(
+        self, request: Request, params: dict[str, Any], *, key: list[Any], labels: tuple[str, ...] = ()
+    ) -> str:
+        """The id of the task that ``key`` names, which is submitted unless it exists; without a key, of a new one."""
+        principal, (plugin, action) = principal_of(request), _action(request)
+        task_id = _hashed("c", principal.home, plugin, action, *key)[:32] if key else self._parts.new_task_id()
+        principal.require(Verb.READ, task_id)
+        wanted = SubmitRequest(
+            plugin=plugin, action=action, params=params, task_id=task_id, scheduling=Scheduling(labels=labels)
+        )
+        await self._submissions.submit(wanted, principal)
+        return task_id
+
+    def _newest(self, label: str, principal: Principal) -> TaskState | None:
+        registry = self._parts.registry
+        try:
+            tasks = [registry.task(name, principal.tenant) for name in registry.order.members("label", label)]
+        except UnknownTask:
+            return None
+        return max(tasks, key=lambda state: state.submitted_us)
+
+    def _told(self, stream_id: str, principal: Principal, dialect: Dialect) -> Response:
+        body = tell(self._parts.hub, stream_id, principal.tenant, dialect)
+        return Streamed(body, AsyncExitStack(), headers={"stream-id": stream_id, **dialect.headers})
+
+
+def _action(request: Request) -> tuple[str, str]:
+    return str(request.path_params["plugin"]), str(request.path_params["action"])
+
+
+def _text(body: dict[str, Any], name: str) -> str:
+    value = body.get(name)
+    if not isinstance(value, str):
+        raise InvalidRequest("not a text", where=name)
+    _check_length(value, name)
+    return value
+
+
+def _check_length(value: str, name: str) -> None:
+    if not 1 <= len(value) <= ID_CHARACTERS_MAX:
+        raise InvalidRequest(f"{len(value)} characters", where=name, hint=f"1 to {ID_CHARACTERS_MAX}")
+
+
+def _hashed(prefix: str, *words: Any) -> str:
+    return prefix + sha256(msgspec.json.encode(words)).hexdigest()[:40]
