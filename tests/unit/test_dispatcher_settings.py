@@ -22,6 +22,7 @@ def test_every_rule_can_be_set() -> None:
             tenant_weights="acme=2.5",
             action_rates="corpus.analyze=5/10,longrun.digest=0.5",
             passes_max=7,
+            starting_max=9,
             preempt="on",
         )
     )
@@ -31,6 +32,7 @@ def test_every_rule_can_be_set() -> None:
         tenant_weights={"acme": 2.5},
         rates={"corpus.analyze": Rate(per_s=5.0, burst=10), "longrun.digest": Rate(per_s=0.5)},
         passes_max=7,
+        starting_max=9,
         preempt=True,
     )
 

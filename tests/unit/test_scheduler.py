@@ -357,3 +357,36 @@ def test_of_two_claims_with_one_epoch_the_first_in_the_log_wins() -> None:
 )
 def test_other_keys_are_no_claims(key: bytes | None) -> None:
     assert claim_of(key) is None
+
+
+def test_a_runner_is_not_given_more_than_it_begins_with() -> None:
+    order = scheduler(runner("r", 10, 0), starting_max=2)
+    submit(order, *(job(f"n{n}") for n in range(5)))
+
+    given = starts(order)
+    submit(order, job("h", Tier.HIGH))
+    assert order.why("h", 0) == "its runners were given others that they have not begun"
+    order.begun("n0")
+    order.begun("n0")
+    after_one_began = starts(order)
+    order.ended("n1", "succeeded")
+
+    assert (given, after_one_began, starts(order)) == (["n0", "n1"], ["h"], ["n2"])
+
+
+def test_a_task_that_has_begun_before_its_assignment_was_read_does_not_count_as_waiting_there() -> None:
+    order = scheduler(runner("r", 10, 0), starting_max=1)
+    order.begun("old")
+    order.assigned(job("old"), 0)
+    submit(order, job("new"), job("next"))
+
+    assert starts(order) == ["new"]
+
+
+def test_nothing_is_parked_for_a_task_that_waits_only_until_others_have_begun() -> None:
+    order = scheduler(runner("r", 10, 0), starting_max=1, preempt=True)
+    submit(order, job("low", Tier.LOW, preemptible=True))
+    assert starts(order) == ["low"]
+    submit(order, job("h", Tier.HIGH))
+
+    assert order.place(0) is None

@@ -25,6 +25,7 @@ POLICY = Policy(
     reserved={Tier.NORMAL: 3, Tier.LOW: 4},
     oldest_every=2,
     passes_max=3,
+    starting_max=1,
     preempt=True,
     tenant_weights={"big": 3.0, "small": 0.01},
     rates={"p.rated": Rate(per_s=1.0, burst=2)},
@@ -349,6 +350,7 @@ class Histories(RuleBasedStateMachine):
         task.state, task.partition = "active", start.partition
         self._check_runner(start)
         self._check_keys()
+        self.scheduler.begun(name)
         if start.job.action == "p.rated":
             self.rated.append(self.now)
             since = [at for at in self.rated if at > self.now - 10 * SECOND]

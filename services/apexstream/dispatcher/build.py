@@ -49,6 +49,12 @@ async def serve(settings: Settings, *, ready: Callable[[str], None], stop: async
             assign=lambda partition, key, value, headers=(): writer.append(
                 assignments, key, value, partition=partition, headers=headers
             ),
+            send_assignment=lambda partition, key, value, listener, headers: writer.put(
+                assignments, partition, key, value, listener, headers=headers
+            ),
+            send_event=lambda key, value, listener: writer.put(
+                events, writer.partition_of(events, key), key, value, listener
+            ),
             publish_event=lambda key, value: writer.append(events, key.encode(), value),
             publish_command=lambda key, value: writer.append(control, key.encode(), value),
             publish_state=lambda key, value: writer.append(queue, key.encode(), value),

@@ -21,6 +21,7 @@ def policy_of(settings: Settings) -> Policy:
         },
         rates={name: _rate(text) for name, text in _pairs(settings.action_rates, "ACTION_RATES")},
         passes_max=settings.passes_max,
+        starting_max=settings.starting_max,
         preempt=settings.preempt == "on",
     )
 

@@ -105,8 +105,10 @@ class Facts:
             for known in (self._attempts, self._parked, self.payloads):
                 known.pop(task_id, None)
             return self._scheduler.ended(task_id, _OUTCOMES[event.change])
-        if event.change is TaskChange.STARTED and event.attempt > 1:
-            self._attempts[task_id] = event.attempt
+        if event.change is TaskChange.STARTED:
+            self._scheduler.begun(task_id)
+            if event.attempt > 1:
+                self._attempts[task_id] = event.attempt
         if event.change is TaskChange.PARKED and event.detail:
             return self._let_go(event, now_us)
         return []

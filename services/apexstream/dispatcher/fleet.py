@@ -7,6 +7,7 @@ from apexstream.core.events import RunnerState
 from apexstream.core.scheduling import RunnerResources, Scheduling, resources_of
 
 STICKY_MAX = 10_000  # words whose last runner is remembered
+TOGETHER_MAX = 8  # tasks that go to one partition before the next one has its turn, so that one batch holds them
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +31,7 @@ class _Load:
     """What is in hand: on a partition, or on all partitions of a runner."""
 
     tasks: int = 0
+    starting: int = 0  # of them, those that were given and have not begun
     amounts: dict[str, float] = field(default_factory=dict)
 
     def add(self, needs: Iterable[tuple[str, float]], sign: int) -> None:
@@ -43,7 +45,10 @@ class _Runner:
     state: RunnerState
     has: RunnerResources
     actions: frozenset[str]
+    starting_max: int
     load: _Load = field(default_factory=_Load)
+    partition: int = -1  # of the last tasks
+    together: int = TOGETHER_MAX  # how many of them went there
 
     def could(self, shape: Shape) -> str:
         """Why this runner could never run such a task; empty if it could."""
@@ -65,12 +70,18 @@ class _Runner:
         used, has = self.load.amounts, self.has.amounts
         return all(used.get(name, 0.0) + amount <= has[name] + 1e-9 for name, amount in shape.needs)
 
+    @property
+    def keeps_up(self) -> bool:
+        """Whether one more task would be begun soon."""
+        return self.load.starting < self.starting_max
+
 
 class Fleet:
     """Runners by id, and what is in progress by partition: partitions, with the tasks on them, may change hands."""
 
-    def __init__(self, silent_us_max: int) -> None:
+    def __init__(self, silent_us_max: int, starting_max: int) -> None:
         self._silent_us_max = silent_us_max
+        self._starting_max = starting_max
         self._runners: dict[str, _Runner] = {}
         self._owner: dict[int, _Runner] = {}
         self._loads: dict[int, _Load] = {}
@@ -86,7 +97,7 @@ class Fleet:
             self._runners.pop(runner_id, None)
         else:
             actions = frozenset(f"{info.plugin}.{info.action}" for info in state.actions)
-            self._runners[runner_id] = _Runner(state, resources_of(state.resources), actions)
+            self._runners[runner_id] = _Runner(state, resources_of(state.resources), actions, self._starting_max)
         self._owner = {}
         for runner in sorted(self._runners.values(), key=lambda runner: runner.state.at_us):
             self._owner.update(dict.fromkeys(runner.state.partitions, runner))
@@ -95,6 +106,7 @@ class Fleet:
             owner = self._owner.get(partition)
             if owner is not None:
                 owner.load.tasks += load.tasks
+                owner.load.starting += load.starting
                 for name, amount in load.amounts.items():
                     owner.load.amounts[name] = owner.load.amounts.get(name, 0.0) + amount
         return True
@@ -108,6 +120,13 @@ class Fleet:
             self._warm[shape.sticky] = owner.state.runner_id
             if len(self._warm) > STICKY_MAX:
                 del self._warm[next(iter(self._warm))]
+
+    def starting(self, partition: int, sign: int) -> None:
+        """One task more (1) or less (-1) on ``partition`` that was given and has not begun."""
+        self._loads.setdefault(partition, _Load()).starting += sign
+        owner = self._owner.get(partition)
+        if owner is not None:
+            owner.load.starting += sign
 
     def give_back(self, partition: int, shape: Shape) -> None:
         """It is no longer."""
@@ -126,7 +145,10 @@ class Fleet:
 
     def has_room(self, live: Sequence[str]) -> bool:
         """Whether any runner has a free slot."""
-        return any(self._runners[name].load.tasks < self._runners[name].state.capacity for name in live)
+        return any(
+            runner.keeps_up and runner.load.tasks < runner.state.capacity
+            for runner in map(self._runners.__getitem__, live)
+        )
 
     def place(self, shape: Shape, live: Iterable[str]) -> tuple[str, int] | None:
         """The best runner with room for such a task, and its least busy partition."""
@@ -135,16 +157,26 @@ class Fleet:
         warm = self._warm.get(shape.sticky) if shape.sticky else None
         for name in live:
             runner = self._runners[name]
-            if runner.could(shape) or not runner.fits(shape):
+            if not runner.keeps_up or runner.could(shape) or not runner.fits(shape):
                 continue
             score = (name == warm, 1 - runner.load.tasks / runner.state.capacity)
             if best is None or score > best_score:
                 best, best_score = runner, score
         if best is None:
             return None
-        loads = self._loads
-        partition = min(best.state.partitions, key=lambda p: loads[p].tasks if p in loads else 0)
-        return best.state.runner_id, partition
+        return best.state.runner_id, self._next_partition(best)
+
+    def _next_partition(self, runner: _Runner) -> int:
+        if runner.together >= TOGETHER_MAX:
+            loads = self._loads
+            runner.partition = min(runner.state.partitions, key=lambda p: loads[p].tasks if p in loads else 0)
+            runner.together = 0
+        runner.together += 1
+        return runner.partition
+
+    def has_space(self, shape: Shape, able: Iterable[str]) -> bool:
+        """Whether one of these runners has room for such a task, as soon as it has begun with what it was given."""
+        return any(self._runners[name].fits(shape) for name in able)
 
     def candidates(self, shape: Shape, live: Iterable[str]) -> list[str]:
         """Runners that could run such a task if they had nothing else to do, those with the least to do first."""
@@ -179,8 +211,9 @@ class Fleet:
         able = self.candidates(shape, live)
         if not able:
             return f"no runner {' or '.join(missing)}"
-        if any(self._runners[name].fits(shape) for name in able):
-            return ""
+        if self.has_space(shape, able):
+            keeping_up = any(self._runners[name].keeps_up for name in able)
+            return "" if keeping_up else "its runners were given others that they have not begun"
         what = "a free slot" if not shape.needs else f"room for {_listed(shape.needs)}"
         return f"none of {len(able)} runners that could run it has {what}"
 

@@ -35,6 +35,7 @@ class Policy:
     passes_max: int = (
         20  # a task too large for the room there is may be passed over this often, then room is kept for it
     )
+    starting_max: int = 24  # tasks that a runner was given and has not begun; more would only wait there, out of order
     preempt: bool = False  # park preemptible tasks of lower tiers for waiting ones of the highest
     runner_silent_us_max: int = 15_000_000  # a runner that has not announced itself for this long is gone
     outcomes_max: int = 500_000  # ended tasks that are remembered, for those that come after them
@@ -51,6 +52,8 @@ class Policy:
                 where="reserved",
                 hint=f"Use numbers of at least {len(Tier)}, whose reciprocals add up to less than 1",
             )
+        if self.starting_max < 1:
+            raise InvalidConfiguration("must be positive", where="starting_max")
         if self.oldest_every < 1 or any(weight <= 0 for weight in self.tenant_weights.values()):
             raise InvalidConfiguration("must be positive", where="oldest_every, tenant_weights")
 

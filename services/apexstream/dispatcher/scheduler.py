@@ -28,6 +28,7 @@ class _Active:
     shape: Shape
     partition: int
     started_at: int  # slot count
+    begun: bool  # its runner has said so
     parking: bool = False
     cancelled: str = ""  # why its runner is to end it
 
@@ -47,7 +48,7 @@ class Scheduler:
     def __init__(self, policy: Policy) -> None:
         self.policy = policy
         self.starts = 0
-        self._fleet = Fleet(policy.runner_silent_us_max)
+        self._fleet = Fleet(policy.runner_silent_us_max, policy.starting_max)
         self._gates = Gates(policy.rates)
         self._queues: dict[Tier, TierQueue[Where]] = {
             tier: TierQueue(policy.weight, policy.oldest_every) for tier in Tier
@@ -59,6 +60,7 @@ class Scheduler:
         self._delayed: list[tuple[int, str]] = []
         self._cancelled: dict[str, str] = {}  # before the task was read
         self._changed: dict[str, Reschedule] = {}
+        self._begun: dict[str, None] = {}  # before the assignment was read
         self._line = 0  # places given out
         self._passed = _Passed()
         self._full: set[Shape] = set()  # shapes without room since the last change of room
@@ -109,12 +111,24 @@ class Scheduler:
         self._activate(job, partition)
         self._gates.hold(job.scheduling.concurrency)
 
+    def begun(self, task_id: str) -> None:
+        """Its runner has begun with the task: it does not wait there for its turn any more."""
+        active = self._active.get(task_id)
+        if active is None:
+            if task_id not in self._ended:
+                _remember(self._begun, task_id, None, self.policy.remembered_requests_max)
+        elif not active.begun:
+            active.begun = True
+            self._fleet.starting(active.partition, -1)
+            self._full.clear()
+
     def ended(self, task_id: str, outcome: Outcome) -> list[Decision]:
         """A task is over, however it was: its slot is free, and those that come after it may go on or end with it."""
         if task_id in self._ended:
             return []
         self._cancelled.pop(task_id, None)
         self._changed.pop(task_id, None)
+        self._begun.pop(task_id, None)
         entry = self._waiting.get(task_id)
         if entry is not None:
             self._take_out(entry)
@@ -402,11 +416,17 @@ class Scheduler:
 
     def _activate(self, job: Job, partition: int) -> None:
         shape = self._shape(job)
-        self._active[job.task_id] = _Active(job, shape, partition, self.starts)
+        begun = job.task_id in self._begun
+        self._begun.pop(job.task_id, None)
+        self._active[job.task_id] = _Active(job, shape, partition, self.starts, begun)
         self._fleet.take(partition, shape)
+        if not begun:
+            self._fleet.starting(partition, 1)
 
     def _release(self, active: _Active) -> None:
         self._fleet.give_back(active.partition, active.shape)
+        if not active.begun:
+            self._fleet.starting(active.partition, -1)
         self._gates.release(active.job.scheduling.concurrency)
         self._full.clear()
 
@@ -460,7 +480,7 @@ class Scheduler:
             return None
         for lane in queue.lanes():
             head, able = lane.head(), set(self._fleet.candidates(lane.shape, self._without_kept()))
-            if self._gates.obstacle(lane.shape.action, lane.keys, now_us) or self._fleet.place(lane.shape, able):
+            if self._gates.obstacle(lane.shape.action, lane.keys, now_us) or self._fleet.has_space(lane.shape, able):
                 continue  # room is not what it waits for
             victims = [a for a in self._active.values() if self._gives_way(a, lane, able)] if head is not None else []
             if head is not None and victims:

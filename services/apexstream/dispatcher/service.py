@@ -8,9 +8,8 @@ acknowledgement alone does not tell a replaced dispatcher that its assignments a
 import asyncio
 import random
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
-from typing import Protocol
 
 import msgspec
 import structlog
@@ -34,18 +33,20 @@ from apexstream.dispatcher.endings import close_stream, error_of
 from apexstream.dispatcher.facts import Facts, job_of
 from apexstream.dispatcher.lease import Lease
 from apexstream.dispatcher.policy import Policy
+from apexstream.dispatcher.ports import Append, Assign, PublishState, SendEvent, SendTo
 from apexstream.dispatcher.queue_report import QueueReport
 from apexstream.dispatcher.scheduler import Scheduler
+from apexstream.dispatcher.starts import Starts
 from apexstream.log.chunks import ChunkLog
 from apexstream.log.fetcher import Partition, Record
 from apexstream.log.ledger import OffsetLedger
 from apexstream.log.sole import SoleReader
 from apexstream.runtime import meters, tracing
 from apexstream.runtime.clock import Clock
-from apexstream.runtime.tracing import Headers
 
 READY_MAX = 10_000  # ready tasks in memory a tier; past this its backlog waits in Kafka
-DECISIONS_MAX = 1_000  # in flight
+DECISIONS_MAX = 1_000  # in flight, of those that start nothing
+STARTS_MAX = 1_000  # in flight
 COMMIT_DELAY_S = 0.2  # a crash within it costs the next dispatcher a look at work that turns out to be settled
 COMMIT_TIMEOUT_S = 10.0
 CLAIMS_MAX = 10
@@ -55,21 +56,6 @@ TICK_S = 1.0  # how often silent runners are noticed, and the queue's state is t
 QUEUE_KEY = "queue"
 LIFE = 11  # characters of a dispatcher's name that tell its lives apart, the dot included
 _log = structlog.get_logger(__name__)
-
-Append = Callable[[str, bytes], Awaitable[object]]
-"""Appends an encoded message under a key; returns once it is acknowledged."""
-
-
-class Assign(Protocol):
-    """Appends an assignment or a claim to a partition; returns once it is acknowledged."""
-
-    def __call__(
-        self, partition: int, key: bytes, value: bytes | None, headers: Headers = (), /
-    ) -> Awaitable[object]: ...
-
-
-PublishState = Callable[[str, bytes | None], Awaitable[object]]
-"""The same, for a topic that knows tombstones."""
 
 
 class Dispatcher:
@@ -85,6 +71,8 @@ class Dispatcher:
         tier_topics: Mapping[str, Tier],
         assignment_partitions: Iterable[int],
         assign: Assign,
+        send_assignment: SendTo,
+        send_event: SendEvent,
         publish_event: Append,
         publish_command: Append,
         publish_state: PublishState,
@@ -102,6 +90,8 @@ class Dispatcher:
         self._tier_topics = tier_topics
         self._partitions = tuple(assignment_partitions)
         self._assign = assign
+        self._send_assignment = send_assignment
+        self._send_event = send_event
         self._publish_event = publish_event
         self._publish_command = publish_command
         self._publish_state = publish_state
@@ -119,6 +109,7 @@ class Dispatcher:
         self._wake = asyncio.Event()
         self._claims_read = asyncio.Event()
         self._settled = asyncio.Event()
+        self._starts: Starts
 
     # What other services say.
 
@@ -219,12 +210,14 @@ class Dispatcher:
     async def run(self, submissions: SoleReader) -> None:
         """Work until cancelled."""
         self._submissions = submissions
+        self._starts = Starts(STARTS_MAX)
         self._ledgers = {p: OffsetLedger(metadata) for p, metadata in (await submissions.metadata()).items()}
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._read_submissions(), name="read submissions")
             tasks.create_task(self._decide(tasks), name="decide")
             tasks.create_task(self._commit_settled(), name="commit")
             tasks.create_task(self._tell(), name="tell")
+            tasks.create_task(self._starts.watch(), name="starts")
 
     async def _read_submissions(self) -> None:
         while True:
@@ -274,7 +267,7 @@ class Dispatcher:
         next one does not wait until Kafka has acknowledged the last."""
         in_flight = asyncio.Semaphore(DECISIONS_MAX)
 
-        async def carry_out(decision: Decision) -> None:
+        async def carry_out(decision: End | Hold | Park) -> None:
             try:
                 await self._carry_out(decision)
             finally:
@@ -283,6 +276,10 @@ class Dispatcher:
         while True:
             await self._something_to_do()
             for decision in self._decisions():
+                if isinstance(decision, Start):
+                    await self._starts.room()
+                    self._give(decision)
+                    continue
                 await in_flight.acquire()
                 tasks.create_task(carry_out(decision))
 
@@ -308,10 +305,8 @@ class Dispatcher:
             pass
         self._wake.clear()
 
-    async def _carry_out(self, decision: Decision) -> None:
+    async def _carry_out(self, decision: End | Hold | Park) -> None:
         match decision:
-            case Start():
-                await self._give(decision)
             case End():
                 await self._end(decision)
             case Hold():
@@ -319,7 +314,8 @@ class Dispatcher:
             case Park():
                 await self._park(decision)
 
-    async def _give(self, start: Start) -> None:
+    def _give(self, start: Start) -> None:
+        """Both records leave in one request with those of other starts of this turn of the loop."""
         task_id = start.job.task_id
         task = self._facts.payloads[task_id]
         now = self._clock.now_us()
@@ -327,15 +323,10 @@ class Dispatcher:
         waited_s = (now - task.submitted_us) / 1e6
         self._report.started(start.job.tier, waited_s)
         meters.DISPATCHER_WAIT.of(start.job.tier.value).observe(max(0.0, waited_s))
-        await asyncio.gather(
-            self._assign(
-                start.partition,
-                task_id.encode(),
-                self._codec.encode(assignment),
-                tracing.headers_of(task.traceparent),
-            ),
-            self._event(task_id, TaskChange.ASSIGNED, start.reason, attempt=start.job.attempt - 1),
-        )
+        key, headers = task_id.encode(), tracing.headers_of(task.traceparent)
+        event = self._told(task_id, TaskChange.ASSIGNED, start.reason, attempt=start.job.attempt - 1)
+        self._send_assignment(start.partition, key, self._codec.encode(assignment), self._starts.one(), headers)
+        self._send_event(key, event, self._starts.one())
 
     async def _end(self, end: End) -> None:
         task = self._facts.payloads.get(end.task_id)
@@ -380,6 +371,9 @@ class Dispatcher:
     async def _event(
         self, task_id: str, change: TaskChange, reason: str, *, detail: bytes = b"", attempt: int = 0
     ) -> None:
+        await self._publish_event(task_id, self._told(task_id, change, reason, detail=detail, attempt=attempt))
+
+    def _told(self, task_id: str, change: TaskChange, reason: str, *, detail: bytes = b"", attempt: int = 0) -> bytes:
         event = TaskEvent(
             task_id=task_id,
             change=change,
@@ -389,7 +383,7 @@ class Dispatcher:
             reason=reason,
             detail=detail,
         )
-        await self._publish_event(task_id, self._codec.encode(event))
+        return self._codec.encode(event)
 
     async def _tell(self) -> None:
         while True:

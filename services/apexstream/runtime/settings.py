@@ -173,6 +173,9 @@ class Settings(BaseSettings):
     action_rates: Annotated[
         str, Field(description="How often actions may start, plugin.action=starts a second/burst,…")
     ] = ""
+    starting_max: Annotated[
+        int, Field(ge=1, le=10_000, description="Tasks that one runner was given and has not begun; others wait.")
+    ] = 24
     passes_max: Annotated[
         int,
         Field(

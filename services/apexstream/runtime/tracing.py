@@ -5,9 +5,11 @@ trace id still travels: logs and exemplars have it either way.
 """
 
 import os
+import re
 import secrets
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Final
 
 import structlog
@@ -21,6 +23,8 @@ HEADER: Final = "traceparent"
 _PROPAGATOR: Final = TraceContextTextMapPropagator()
 _EXPORTED_BY = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_TRACES_EXPORTER")
 FLUSH_TIMEOUT_MS = 3_000
+_PLAIN: Final = re.compile("00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
+_unexported: ContextVar[str] = ContextVar("_unexported", default="")
 
 Headers = tuple[tuple[str, bytes], ...]
 """Of a Kafka record."""
@@ -35,7 +39,7 @@ def current() -> str:
     """The ``traceparent`` of what runs now; empty outside of any span."""
     carrier: dict[str, str] = {}
     _PROPAGATOR.inject(carrier)
-    return carrier.get(HEADER, "")
+    return carrier.get(HEADER, "") or _unexported.get()
 
 
 def new() -> str:
@@ -59,11 +63,26 @@ def span(
 ) -> Iterator[trace.Span]:
     """A span while the block runs, below ``traceparent`` if there is one, else below what runs now. An exception that
     leaves the block is recorded."""
+    if isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider):
+        with _passed_on(traceparent):
+            yield trace.INVALID_SPAN
+        return
     tracer = trace.get_tracer("apexstream")
     parent = continued(traceparent) if traceparent else None
     named = {f"apexstream.{key}": value for key, value in attributes.items()}
     with tracer.start_as_current_span(name, parent, kind, named) as started:
         yield started
+
+
+@contextmanager
+def _passed_on(traceparent: str) -> Iterator[None]:
+    """What a span is while nobody exports any: the trace travels on. OpenTelemetry's own way costs ten times as much."""
+    within = traceparent if _PLAIN.fullmatch(traceparent) else "" if traceparent else _unexported.get()
+    before = _unexported.set(within)
+    try:
+        yield
+    finally:
+        _unexported.reset(before)
 
 
 @contextmanager

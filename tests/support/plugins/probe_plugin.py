@@ -126,12 +126,16 @@ async def again(ctx: ActionContext, n: int = 10, fail_at: int = -1) -> AsyncIter
 
 
 @plugin.action(resume="checkpointed")
-async def steady(ctx: ActionContext, n: int = 100, interval_s: float = 0.02) -> AsyncIterator[int]:
-    """Yield 0 to n-1, one each interval, a checkpoint with every fifth."""
+async def steady(ctx: ActionContext, n: int = 100, interval_s: float = 0.02, gate: str = "") -> AsyncIterator[int]:
+    """Yield 0 to n-1, one each interval, a checkpoint with every fifth; the last one once the file `gate` exists."""
+    import pathlib
+
     persistence = ctx.persistence
     persistence.every(chunks=5)
     for number in range(ctx.restored(int) or 0, n):
         persistence.state = number + 1
+        while gate and number == n - 1 and not pathlib.Path(gate).exists():
+            await asyncio.sleep(interval_s)
         yield number
         await asyncio.sleep(interval_s)
 
