@@ -48,7 +48,6 @@ async def test_every_described_operation_answers_as_its_document_says(
         "--phases": "examples,coverage,fuzzing" if examples else "examples,coverage",
         "--max-examples": str(examples or 1),
         "--request-timeout": "60",
-        "--workers": "4",
     }
     process = await asyncio.create_subprocess_exec(
         Path(sys.executable).with_name("schemathesis"),

@@ -6,8 +6,8 @@ then attached to the live stream. What a rewind took back is never replayed; a v
 """
 
 import asyncio
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from weakref import WeakKeyDictionary
 
 import structlog
@@ -53,6 +53,22 @@ class BeyondEnd(InvalidRequest):
     """A reader wants to go on behind the end of a stream that has ended: it read something else."""
 
     code = "beyond_end"
+
+
+class _Draining:
+    """Among those who are told, while it lasts. A generator would take four times the memory, for every connection."""
+
+    __slots__ = ("_stop", "_stops")
+
+    def __init__(self, stops: dict[Callable[[], None], None], stop: Callable[[], None]) -> None:
+        self._stops = stops
+        self._stop = stop
+
+    def __enter__(self) -> None:
+        self._stops[self._stop] = None
+
+    def __exit__(self, *_: object) -> None:
+        del self._stops[self._stop]
 
 
 class Hub:
@@ -157,16 +173,11 @@ class Hub:
 
     # What the rest of the gateway calls.
 
-    @contextmanager
-    def draining(self, stop: Callable[[], None]) -> Iterator[None]:
+    def draining(self, stop: Callable[[], None]) -> "AbstractContextManager[None]":
         """Have ``stop`` called when this gateway is about to end, if that is in this block, or was before it."""
         if self._drained:
             stop()
-        self._stops[stop] = None
-        try:
-            yield
-        finally:
-            del self._stops[stop]
+        return _Draining(self._stops, stop)
 
     def drain(self) -> None:
         """Tell all viewers to go: each with its cursor, so that it resumes at another gateway."""
@@ -224,6 +235,8 @@ class Hub:
         traceparent = self._traceparent_of(stream_id)
         with tracing.of_task(stream_id, traceparent), tracing.span("replay", traceparent, stream=stream_id):
             await self._catch_up_traced(subscription)
+        if subscription.task is asyncio.current_task():
+            subscription.task = None
 
     async def _catch_up_traced(self, subscription: Subscription) -> None:
         began_us = self._now_us()

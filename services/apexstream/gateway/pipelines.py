@@ -43,7 +43,9 @@ class UnknownPipeline(ApexError):
     code = "unknown_pipeline"
 
 
-_PipelineId = Annotated[str, msgspec.Meta(pattern=f"^({ID_PATTERN})?$", max_length=ID_CHARACTERS_MAX)]
+_PipelineId = Annotated[
+    str, msgspec.Meta(extra_json_schema={"pattern": f"^({ID_PATTERN})?$", "maxLength": ID_CHARACTERS_MAX})
+]
 
 
 class PipelineRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

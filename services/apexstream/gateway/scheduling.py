@@ -13,7 +13,7 @@ from starlette.routing import BaseRoute, Route
 from apexstream.client.model import Cancelling, Graph, Queue, Task, Why
 from apexstream.core.errors import InvalidRequest, UnknownTask
 from apexstream.core.events import ControlVerb, TaskSubmitted
-from apexstream.core.ids import ID_PATTERN, check_id
+from apexstream.core.ids import check_id
 from apexstream.core.scheduling import GRAPH_TASKS_MAX, Reschedule
 from apexstream.core.task import TaskStatus
 from apexstream.core.tiers import Tier
@@ -22,7 +22,7 @@ from apexstream.gateway.answers import Conflict, TooLarge, answer, parse, read_b
 from apexstream.gateway.control import Control
 from apexstream.gateway.openapi import operation
 from apexstream.gateway.parts import Parts
-from apexstream.gateway.submissions import Submissions, SubmitRequest
+from apexstream.gateway.submissions import OptionalId, Submissions, SubmitRequest
 from apexstream.gateway.tasks import REASON, allowed, shown
 
 GRAPH_BYTES_MAX = 900_000  # one record holds the graph
@@ -32,7 +32,7 @@ class GraphRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The body of ``POST /graphs``. ``task_id`` of a member is its name in the graph: others come after it by that name."""
 
     tasks: Annotated[list[SubmitRequest], msgspec.Meta(min_length=1, max_length=GRAPH_TASKS_MAX)]
-    graph_id: Annotated[str, msgspec.Meta(pattern=f"^({ID_PATTERN})?$")] = ""
+    graph_id: OptionalId = ""
 
 
 class Scheduling:

@@ -22,6 +22,10 @@ from apexstream.runtime import tracing
 NOT_BEFORE_US_MAX = 28 * 86_400_000_000  # ahead of now; submissions are kept for 30 days
 
 
+OptionalId = Annotated[str, msgspec.Meta(extra_json_schema={"pattern": f"^({ID_PATTERN})?$"})]
+"""An id that may be left out: described by its pattern, and refused in words by :func:`check_id`."""
+
+
 class SubmitRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The body of ``POST /tasks``, and a member of a graph."""
 
@@ -29,7 +33,7 @@ class SubmitRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     action: str
     params: dict[str, Any] = msgspec.field(default_factory=dict)
     tier: Tier = Tier.NORMAL
-    task_id: Annotated[str, msgspec.Meta(pattern=f"^({ID_PATTERN})?$")] = ""
+    task_id: OptionalId = ""
     options: TaskOptions = TaskOptions()
     scheduling: Scheduling = NOTHING_ASKED
     idempotency_key: Annotated[str, msgspec.Meta(max_length=256)] = ""

@@ -8,6 +8,7 @@ from apexstream.core.errors import ApexError
 from apexstream.gateway.cursors import Position
 from apexstream.gateway.encoding import Encoder, Encoding
 from apexstream.gateway.live import LiveStream
+from apexstream.gateway.waiting import Flag
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,8 +74,7 @@ class Subscription:
         self.recovered = True  # False if a rewind took back something that the viewer had
         self.live: LiveStream | None = None  # set while it gets what comes as it comes
         self.task: asyncio.Task[None] | None = None
-        self.running = asyncio.Event()  # unset while the viewer has paused it
-        self.running.set()
+        self.running = Flag()  # unset while the viewer has paused it
         self._position = start if isinstance(start, Position) else Position(0)
 
     @property

@@ -68,6 +68,7 @@ class _Session:
         self._control = control
         self._pass = pass_of(websocket)
         self._socket: FrameSocket = websocket.scope["extensions"][EXTENSION]
+        self._socket.open()
         self._socket.on_stalled = lambda: self.close(Close.SLOW, "read nothing for 5 s", grace_s=0.0)
         self._subscriptions: dict[str, Subscription] = {}
         self._asked: dict[Subscription, messages.Id] = {}  # ids of commands that are answered when it begins

@@ -69,7 +69,7 @@ class Access:
         scheme, _, token = headers.get("authorization", "").partition(" ")
         if scheme.lower() == "bearer":
             return await self._verify(token.strip())
-        return self._redeem(ticket, headers) if ticket else None
+        return self._redeem(ticket, headers.get("origin", "")) if ticket else None
 
     def ticket(self, principal: Principal, headers: Headers) -> str:
         """A one-time ticket for ``principal``, good for pages of the same Origin."""
@@ -99,6 +99,7 @@ class Access:
         """A socket is let in, for as long as this context lasts; raises :class:`LimitReached` if there is no room."""
         entered: list[Principal] = []
         self._admission.enter(self._clock.monotonic(), random.random(), stranger=principal is None)  # noqa: S311
+        origin = headers.get("origin", "")
 
         def introduced(who: Principal) -> None:
             self._connections.opened(who.user)
@@ -106,7 +107,7 @@ class Access:
             self._admission.introduced()
 
         async def prove(token: str, ticket: str) -> Principal:
-            return await self._prove(token, ticket, headers)
+            return await self._prove(token, ticket, origin)
 
         made = Pass(principal, prove=prove, entered=introduced, now_s=lambda: self._clock.now_us() / 1e6)
         try:
@@ -126,13 +127,13 @@ class Access:
             return None
         return max(0.0, principal.expires + GRACE_S - self._clock.now_us() / 1e6)
 
-    async def _prove(self, token: str, ticket: str, headers: Headers) -> Principal:
+    async def _prove(self, token: str, ticket: str, origin: str) -> Principal:
         if self._verify is None:
             return OPEN
-        return await self._verify(token) if token else self._redeem(ticket, headers)
+        return await self._verify(token) if token else self._redeem(ticket, origin)
 
-    def _redeem(self, ticket: str, headers: Headers) -> Principal:
-        return self._tickets.redeem(ticket, headers.get("origin", ""), now_s=self._clock.now_us() / 1e6)
+    def _redeem(self, ticket: str, origin: str) -> Principal:
+        return self._tickets.redeem(ticket, origin, now_s=self._clock.now_us() / 1e6)
 
 
 class Guard:
