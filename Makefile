@@ -84,6 +84,10 @@ faults: $(VENV)/dev.stamp ## Kill real processes: the named cases, then 200 kill
 	$(BIN)/pytest -m faults tests/faults
 	$(BIN)/python -m tests.faults $(ARGS)
 
+.PHONY: oracle
+oracle: $(VENV)/dev.stamp ## 100,000 events through joins and windows against an oracle, with 0 and 20 kills (5 minutes)
+	$(BIN)/pytest -m faults -s tests/faults/test_pipelines.py $(ARGS)
+
 .PHONY: image
 image: ## Build the container image apexstream:latest (DOCKER_BUILD: more arguments)
 	docker build --quiet $(DOCKER_BUILD) -f deploy/Dockerfile -t apexstream:latest .

@@ -488,6 +488,49 @@ KAFKA = Board(
             ),
         ),
         Row(
+            title="Pipelines",
+            panels=(
+                Panel(
+                    title="Chunks",
+                    meaning="A second, that jobs took and wrote; late and failed ones go to side outputs.",
+                    unit="cps",
+                    queries=(Query(rate(m.PIPELINE_CHUNKS, "way"), "{{way}}"),),
+                ),
+                Panel(
+                    title="Records of work",
+                    meaning="A second; chunks over records is the size of runs, which is what Faust's speed depends on.",
+                    unit="cps",
+                    queries=(Query(rate(m.PIPELINE_RECORDS), "records"),),
+                ),
+                Panel(
+                    title="Behind",
+                    meaning="Age of the oldest chunk that waits for its job.",
+                    unit="s",
+                    queries=(Query(f"max by (instance) ({m.PIPELINE_LAG.declaration.name})", "{{instance}}"),),
+                ),
+                Panel(
+                    title="Jobs and what they hold",
+                    meaning="Jobs, rows of state, chunks that wait.",
+                    queries=(
+                        Query(total(m.PIPELINE_JOBS), "jobs"),
+                        Query(total(m.PIPELINE_ROWS), "rows"),
+                        Query(total(m.PIPELINE_WAITING), "chunks waiting"),
+                    ),
+                ),
+                Panel(
+                    title="Recovery",
+                    meaning="From a rebalance to the recovery of the rows.",
+                    unit="s",
+                    queries=spread(m.PIPELINE_RESTORE),
+                ),
+                Panel(
+                    title="Agents started again",
+                    meaning="In the last hour: they had stopped consuming.",
+                    queries=(Query(f"sum(increase({m.PIPELINE_RESTARTS.declaration.name}[1h]))", "restarts"),),
+                ),
+            ),
+        ),
+        Row(
             title="Archiver",
             panels=(
                 Panel(

@@ -7,6 +7,9 @@ import asyncio
 import os
 from collections.abc import Callable
 from hashlib import blake2b
+from time import monotonic
+
+import structlog
 
 from apexstream.contracts.codec import Codec
 from apexstream.contracts.run_codec import RunEncoder
@@ -19,14 +22,20 @@ from apexstream.log.index import StreamIndex
 from apexstream.log.segments import SegmentReader
 from apexstream.log.view import View
 from apexstream.log.writer import Writer
+from apexstream.processors import watchdog as watching
 from apexstream.processors.functions import Functions
 from apexstream.processors.inputs import StreamReader
 from apexstream.processors.job import Hands, Job
 from apexstream.processors.service import Known, Processors
 from apexstream.processors.table import TableRows
+from apexstream.processors.watchdog import Watchdog
+from apexstream.runtime import meters
 from apexstream.runtime.clock import SystemClock
+from apexstream.runtime.health import HEALTH
 from apexstream.runtime.settings import Settings
 from apexstream.runtime.supervise import run_until
+
+_log = structlog.get_logger(__name__)
 
 
 async def serve(settings: Settings, *, ready: Callable[[str], None], stop: asyncio.Event) -> None:
@@ -70,7 +79,7 @@ async def serve(settings: Settings, *, ready: Callable[[str], None], stop: async
         def make_job(job_id: str, part: int, known: Known) -> Job:
             return Job(job_id, known.definition, known.fingerprint, hands, part=part, tenant=known.pipeline.tenant)
 
-        processors = Processors(codec, partition_of, make_job)
+        processors = Processors(codec, partition_of, make_job, clock.now_us)
         reader = StreamReader(
             reads,
             index,
@@ -93,29 +102,48 @@ async def serve(settings: Settings, *, ready: Callable[[str], None], stop: async
         )
         view = await View.open(commands, {settings.topic("pipelines"): processors.on_pipelines})
 
+        watchdog = Watchdog()
+        meters.PIPELINE_RESTARTS.of()
+
         async def work_on() -> None:
             await view.caught_up.wait()
             await index.caught_up.wait()
             ready(name)
             await processors.wanted.wait()
-            from apexstream.processors.agents import Topics, run_faust  # Faust takes a second to load
+            from apexstream.processors.agents import Stalled, Topics, run_faust  # Faust takes a second to load
 
             if settings.sole_instance:
                 await remove_members(kafka, group=group, client_id=name)
-            await run_faust(
-                kafka,
-                Topics(work=work, state=state, partitions=partitions),
-                group=group,
-                client_id=name,
-                codec=codec,
-                standby=settings.processors_standby,
-                session_timeout_s=settings.session_timeout_s,
-                take=processors.take,
-                settle=processors.settle,
-                rows=rows,
-            )
+            while True:
+                try:
+                    await run_faust(
+                        kafka,
+                        Topics(work=work, state=state, partitions=partitions),
+                        group=group,
+                        client_id=name,
+                        codec=codec,
+                        standby=settings.processors_standby,
+                        session_timeout_s=settings.session_timeout_s,
+                        take=processors.take,
+                        settle=processors.settle,
+                        rows=rows,
+                        watchdog=watchdog,
+                        ends=reads.ends,
+                    )
+                except Stalled as problem:
+                    meters.PIPELINE_RESTARTS.of().value += 1
+                    watchdog.restarts += 1
+                    watchdog.own(None, monotonic())
+                    await processors.settle(frozenset())
+                    _log.error("the agent had stopped consuming", error=str(problem), restarts=watchdog.restarts)
+                    if watchdog.restarts > watching.RESTARTS_MAX:
+                        raise
 
-        await run_until(stop, view.run(), index.run(), processors.run(), work_on())
+        unchecked = HEALTH.check("consumer", lambda: watchdog.trouble)
+        try:
+            await run_until(stop, view.run(), index.run(), processors.run(), work_on())
+        finally:
+            unchecked()
 
 
 class ChunkStreams:

@@ -25,6 +25,7 @@ from apexstream.processors.inputs import ForeignInput, Rewound, Sight, StreamRea
 from apexstream.processors.items import END, PipelineFailed
 from apexstream.processors.output import Output, Streams
 from apexstream.processors.rows import State, Write
+from apexstream.runtime import meters
 from apexstream.runtime.clock import Clock
 
 QUEUED_RUNS_MAX = 2 * AHEAD_CHUNKS_MAX  # runs may hold a single chunk; two lives of a feeder may overlap
@@ -92,6 +93,17 @@ class Job:
         if len(self._queue) < QUEUED_RUNS_MAX:
             self._queue.append(run)
             self._arrived.set()
+
+    @property
+    def waiting_chunks(self) -> int:
+        """Chunks that wait for their step. Safe from any thread."""
+        return sum(len(run.chunks) for run in tuple(self._queue))
+
+    @property
+    def waiting_since_us(self) -> int | None:
+        """When the oldest of them was yielded; None: none waits. Safe from any thread."""
+        waiting = tuple(self._queue)[:1]
+        return waiting[0].chunks[0].event_time_us if waiting else None
 
     def cancel(self, reason: str, at_us: int) -> None:
         """End the outputs with a receipt."""
@@ -284,6 +296,7 @@ class _Life:
             for run in runs:
                 number = int(run.stream_id.rpartition("/")[2])
                 chunks = self._fresh(number, run)
+                meters.PIPELINE_CHUNKS.of("in").value += len(chunks)
                 size = 1 if self._careful else max(1, len(chunks))
                 for at in range(0, len(chunks), size):
                     if await self._feed_one(number, chunks[at : at + size], written):
@@ -291,6 +304,7 @@ class _Life:
         finally:  # what came before a failure is part of the output
             for name, output in self._outputs.items():
                 if written[name]:
+                    meters.PIPELINE_CHUNKS.of(name.rstrip("0123456789") or "out").value += len(written[name])
                     self._last_us = max(self._last_us, written[name][-1].event_time_us)
                     await output.write(written[name])
         closing = self._closing()

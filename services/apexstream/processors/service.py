@@ -14,6 +14,7 @@ from apexstream.core.events import Pipeline
 from apexstream.core.pipelines import Definition, jobs_of, read_definition
 from apexstream.log.fetcher import Partition, Record
 from apexstream.processors.job import Job
+from apexstream.runtime import meters
 
 _log = structlog.get_logger(__name__)
 
@@ -34,7 +35,10 @@ MakeJob = Callable[[str, int, Known], Job]
 class Processors:
     """The jobs of this process. ``make_job`` is asked for those that it should have, ``partition_of`` where a job belongs."""
 
-    def __init__(self, codec: Codec, partition_of: Callable[[str], int], make_job: MakeJob) -> None:
+    def __init__(
+        self, codec: Codec, partition_of: Callable[[str], int], make_job: MakeJob, now_us: Callable[[], int]
+    ) -> None:
+        self._now_us = now_us
         self._codec = codec
         self._partition_of = partition_of
         self._make_job = make_job
@@ -43,6 +47,12 @@ class Processors:
         self._jobs: dict[str, tuple[Job, asyncio.Task[None]]] = {}
         self._changed = asyncio.Event()
         self.wanted = asyncio.Event()
+        self._records = meters.PIPELINE_RECORDS.of()
+        for way in ("in", "out", "late", "failed"):
+            meters.PIPELINE_CHUNKS.of(way)
+        meters.PIPELINE_JOBS.read(lambda: sum(not task.done() for _, task in tuple(self._jobs.values())))
+        meters.PIPELINE_WAITING.read(lambda: sum(job.waiting_chunks for job, _ in tuple(self._jobs.values())))
+        meters.PIPELINE_LAG.read(self._lag_s)
 
     def on_pipelines(self, _: Partition, records: Iterable[Record]) -> None:
         """Pipelines that were submitted, cancelled or forgotten."""
@@ -65,6 +75,7 @@ class Processors:
 
     def take(self, _: int, run: ChunkRun) -> None:
         """A record of work."""
+        self._records.value += 1
         held = self._jobs.get(run.stream_id.rpartition("/")[0])
         if held is not None:
             held[0].offer(run)
@@ -85,6 +96,10 @@ class Processors:
                 await self._adapt()
         finally:
             await self._stop(list(self._jobs))
+
+    def _lag_s(self) -> float:
+        times = [job.waiting_since_us for job, _ in tuple(self._jobs.values())]
+        return max((self._now_us() - time for time in times if time is not None), default=0) / 1e6
 
     async def _adapt(self) -> None:
         wanted = {

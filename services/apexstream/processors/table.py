@@ -9,6 +9,7 @@ from apexstream.core.errors import Unavailable
 from apexstream.core.events import PipelineRow
 from apexstream.log.writer import Writer
 from apexstream.processors.rows import Write
+from apexstream.runtime import meters
 
 
 class Store(Protocol):
@@ -34,6 +35,7 @@ class TableRows:
     def bind(self, store: Store) -> None:
         """Where recovered rows are from now on."""
         self._store = store
+        meters.PIPELINE_ROWS.read(lambda: len(self._store.data))
 
     def of(self, job: str) -> Mapping[bytes, PipelineRow]:
         """All rows of a job."""

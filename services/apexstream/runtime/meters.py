@@ -16,6 +16,34 @@ _ACTION = ("plugin", "action")
 _FAST = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 _SLOW = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 1800.0)
 
+# Pipelines, counted by the processors that run them.
+PIPELINE_JOBS = _gauge("apexstream_pipeline_jobs", "jobs", "Parts of pipelines that run here and have not ended.")
+PIPELINE_RECORDS = _counter("apexstream_pipeline_records_total", "records", "Records of work that jobs took.")
+PIPELINE_CHUNKS = _counter(
+    "apexstream_pipeline_chunks_total",
+    "chunks",
+    "Chunks that jobs took of their inputs (in), and wrote to outputs (out) and side outputs (late, failed).",
+    "way",
+)
+PIPELINE_WAITING = _gauge(
+    "apexstream_pipeline_waiting_chunks", "chunks", "Chunks that were brought to jobs and wait for their step."
+)
+PIPELINE_LAG = _gauge(
+    "apexstream_pipeline_lag_seconds",
+    "seconds",
+    "Age of the oldest chunk that waits for its job: how far the job that is furthest behind is behind. 0: none waits.",
+)
+PIPELINE_ROWS = _gauge("apexstream_pipeline_rows", "rows", "Rows of state that are held here, of all jobs.")
+PIPELINE_RESTORE = _histogram(
+    "apexstream_pipeline_restore_seconds",
+    "seconds",
+    "From a rebalance to the recovery of the rows of all partitions that came of it.",
+    bounds=_SLOW,
+)
+PIPELINE_RESTARTS = _counter(
+    "apexstream_pipeline_agent_restarts_total", "restarts", "Agents that had stopped consuming and were started again."
+)
+
 # Tasks that meet, counted by the runners that run them.
 COORDINATION = _counter(
     "apexstream_coordination_questions_total",
