@@ -121,6 +121,17 @@ async def test_both_clients_give_the_same_of_a_running_task_and_go_on_at_each_ot
     assert rest_in_typescript == again[1:]
 
 
+@pytest.mark.asyncio(loop_scope="module")
+async def test_a_typescript_reader_that_takes_its_time_has_the_stream_held_and_misses_nothing(apex: Apex):
+    stream_id = await apex.submit("count", n=20_000)
+    await apex.follow(stream_id, tail=0)
+
+    (seen,) = await drive("slow", apex.url, stream_id)
+
+    assert seen["events"] == 20_001
+    assert seen["holds"] >= 1
+
+
 # Chats, as their clients ask; what those make of it is tested with them (tests/chat).
 
 

@@ -8,6 +8,7 @@ from apexstream.gateway.cursors import Position
 from apexstream.gateway.hub import Hub
 from apexstream.gateway.reader import Reader, Stopped, reading
 from apexstream.gateway.streamed import BEAT_S, next_delivery
+from apexstream.runtime import meters
 
 _BEAT = b":\n\n"
 
@@ -15,9 +16,11 @@ _BEAT = b":\n\n"
 async def tell(hub: Hub, stream_id: str, tenant: str, dialect: Dialect) -> AsyncGenerator[bytes, None]:
     """What ``dialect`` makes of the stream. If this gateway stops or the reader is too slow, it ends in an error: an answer that
     just ends would look like a whole one."""
-    yield dialect.begin()
+    watching = meters.VIEWERS.of(dialect.encoding.name)
+    watching.value += 1
     start: Position | None = Position(0)
     try:
+        yield dialect.begin()
         while start is not None:
             async with reading(hub, stream_id, start, dialect.encoding, tenant=tenant) as reader:
                 start = None
@@ -31,6 +34,8 @@ async def tell(hub: Hub, stream_id: str, tenant: str, dialect: Dialect) -> Async
                     raise Unavailable("the answer is broken off here", hint="Ask for it again: nothing of it is lost")
     except ApexError as problem:
         yield dialect.failed(problem)
+    finally:
+        watching.value -= 1
 
 
 async def _told(reader: Reader) -> AsyncGenerator[bytes, None]:

@@ -2,10 +2,11 @@
  *
  * `drive.ts cases FILE URL`: case n of FILE is played at URL/n; prints {name, events, error} of each.
  * `drive.ts follow URL STREAM [CURSOR]`: prints each event as it comes.
+ * `drive.ts slow URL STREAM`: takes its time; prints how many events came, and how often the gateway was asked to hold the stream.
  * `drive.ts submit URL PLUGIN ACTION PARAMS`: submits, prints the task, and follows its stream. */
 import { readFileSync } from "node:fs";
 
-import { ApexStream, GatewayError, valueOf } from "../src/index.ts";
+import { ApexStream, GatewayError, valueOf, webPorts } from "../src/index.ts";
 import type { Start, StreamEvent } from "../src/index.ts";
 
 const PATIENCE = { leastMs: 1, firstMs: 10, longestMs: 100, laterMs: 0, offlineMaxMs: 60_000 };
@@ -58,6 +59,26 @@ async function follow(url: string, streamId: string, cursor = ""): Promise<void>
   }
 }
 
+async function slow(url: string, streamId: string): Promise<void> {
+  let holds = 0;
+  const open = (address: string) => {
+    const socket = webPorts.open(address);
+    const send = socket.send.bind(socket);
+    socket.send = (text) => {
+      holds += Number(text.includes('"type":"hold"'));
+      send(text);
+    };
+    return socket;
+  };
+  const client = new ApexStream(url, { patience: PATIENCE, ports: { ...webPorts, open } });
+  let events = 0;
+  for await (const event of client.follow(streamId)) {
+    events += 1;
+    if (event.seq % 500 === 0) await new Promise((resolve) => setTimeout(resolve, 10));
+  }
+  say({ events, holds });
+}
+
 async function submit(url: string, plugin: string, action: string, params: string): Promise<void> {
   const client = new ApexStream(url, { patience: PATIENCE });
   const task = await client.submit(plugin, action, JSON.parse(params));
@@ -66,4 +87,4 @@ async function submit(url: string, plugin: string, action: string, params: strin
 }
 
 const [what, ...rest] = process.argv.slice(2);
-await ({ cases, follow, submit } as Record<string, (...given: string[]) => Promise<void>>)[what ?? ""]?.(...rest);
+await ({ cases, follow, slow, submit } as Record<string, (...given: string[]) => Promise<void>>)[what ?? ""]?.(...rest);
