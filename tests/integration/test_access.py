@@ -26,6 +26,7 @@ from tests.integration.conftest import Apex, running
 from tests.support.forgeries import FORGERIES, RSA_KID
 from tests.support.rawsocket import frame, raw_socket
 from tests.support.tokens import ALL, Issuer, bearer, rsa_jwk, rsa_key
+from tests.support.web import drive
 
 import apexstream.gateway.build
 from apexstream.gateway.access import passes, patience
@@ -368,6 +369,16 @@ async def test_scopes_are_kept_by_verb_and_name(apex: Apex) -> None:
         assert (await hears(socket))["error"]["code"] == "forbidden"
         await says(socket, type="subscribe", stream_id=named)
         assert (await hears(socket))["type"] == "stream_update"
+
+
+async def test_the_typescript_client_shows_a_token_or_a_ticket_for_each_socket(apex: Apex) -> None:
+    shows = {"APEX_TOKEN": ISSUER.token("submit", "read")}
+    for ticket in ("", "yes"):
+        task, *events = await drive("submit", apex.url, "probe", "count", '{"n": 3}', **shows, APEX_TICKET=ticket)
+        assert [event["kind"] for event in events] == ["update"] * 3 + ["complete"]
+    assert await drive("follow", apex.url, task["streamId"], APEX_TOKEN="") == [{"error": "unauthenticated"}]
+    other = {"APEX_TOKEN": ISSUER.token("read:other-*")}
+    assert await drive("follow", apex.url, task["streamId"], **other) == [{"error": "forbidden"}]
 
 
 async def test_b34_to_another_tenant_a_stream_does_not_exist(apex: Apex) -> None:

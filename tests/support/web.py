@@ -3,6 +3,7 @@
 import asyncio
 import importlib.util
 import json
+import os
 import subprocess
 import sys
 from collections.abc import AsyncIterator
@@ -35,10 +36,16 @@ def command(*arguments: str) -> list[str]:
     return [str(build.find_node(build.NODE_FOR_CHECK).program), str(DRIVE), *arguments]
 
 
-async def drive(*arguments: str) -> list[dict[str, Any]]:
+async def drive(*arguments: str, **environ: str) -> list[dict[str, Any]]:
     """What the driver prints, once it has ended."""
     done = await asyncio.to_thread(
-        subprocess.run, command(*arguments), capture_output=True, text=True, timeout=TIMEOUT_S, check=False
+        subprocess.run,
+        command(*arguments),
+        env=os.environ | environ,
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_S,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     return [json.loads(line) for line in done.stdout.splitlines()]

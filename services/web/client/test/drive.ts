@@ -3,7 +3,8 @@
  * `drive.ts cases FILE URL`: case n of FILE is played at URL/n; prints {name, events, error} of each.
  * `drive.ts follow URL STREAM [CURSOR]`: prints each event as it comes.
  * `drive.ts slow URL STREAM`: takes its time; prints how many events came, and how often the gateway was asked to hold the stream.
- * `drive.ts submit URL PLUGIN ACTION PARAMS`: submits, prints the task, and follows its stream. */
+ * `drive.ts submit URL PLUGIN ACTION PARAMS`: submits, prints the task, and follows its stream.
+ * APEX_TOKEN is shown, with APEX_TICKET by way of a ticket for each socket. What is refused is printed as {error}. */
 import { readFileSync } from "node:fs";
 
 import { ApexStream, GatewayError, valueOf, webPorts } from "../src/index.ts";
@@ -30,7 +31,8 @@ function shown(event: StreamEvent): object {
 }
 
 function say(value: object): void {
-  process.stdout.write(`${JSON.stringify(value)}\n`);
+  const text = JSON.stringify(value, (_, each: unknown) => (typeof each === "bigint" ? Number(each) : each));
+  process.stdout.write(`${text}\n`);
 }
 
 async function play(url: string, start: { from_seq?: number; cursor?: string }) {
@@ -52,10 +54,20 @@ async function cases(file: string, url: string): Promise<void> {
   for (const result of await Promise.all(played)) say(result);
 }
 
+function clientOf(url: string): ApexStream {
+  const { APEX_TOKEN: token = "", APEX_TICKET } = process.env;
+  const client = new ApexStream(url, { patience: PATIENCE, token });
+  return APEX_TICKET ? new ApexStream(url, { patience: PATIENCE, token, ticket: () => client.ticket() }) : client;
+}
+
 async function follow(url: string, streamId: string, cursor = ""): Promise<void> {
-  const client = new ApexStream(url, { patience: PATIENCE });
-  for await (const event of client.follow(streamId, cursor ? { cursor } : {})) {
-    say({ ...shown(event), cursor: event.cursor });
+  try {
+    for await (const event of clientOf(url).follow(streamId, cursor ? { cursor } : {})) {
+      say({ ...shown(event), cursor: event.cursor });
+    }
+  } catch (problem) {
+    if (!(problem instanceof GatewayError)) throw problem;
+    say({ error: problem.info.code });
   }
 }
 
@@ -80,8 +92,7 @@ async function slow(url: string, streamId: string): Promise<void> {
 }
 
 async function submit(url: string, plugin: string, action: string, params: string): Promise<void> {
-  const client = new ApexStream(url, { patience: PATIENCE });
-  const task = await client.submit(plugin, action, JSON.parse(params));
+  const task = await clientOf(url).submit(plugin, action, JSON.parse(params));
   say(task);
   await follow(url, task.streamId);
 }
