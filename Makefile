@@ -124,8 +124,9 @@ bench: $(VENV)/dev.stamp ## Benchmarks: ratios of paired runs on this machine
 .PHONY: lock
 lock: ## Pin and hash the requirements again (needs uv)
 	uv pip compile -q --generate-hashes --universal --python-version 3.11 --no-header --no-annotate pyproject.toml requirements/build.in --extra all --extra web-build -o requirements/run.txt
-	uv pip compile -q --generate-hashes --universal --python-version 3.11 --no-header --no-annotate pyproject.toml requirements/build.in --extra all --extra web-build --extra otel --group test -o requirements/dev.txt
+	uv pip compile -q --generate-hashes --universal --python-version 3.11 --no-header --no-annotate pyproject.toml requirements/build.in --extra all --extra web-build --extra otel --extra anomaly --group test -o requirements/dev.txt
 	uv pip compile -q --generate-hashes --universal --python-version 3.11 --no-header --no-annotate pyproject.toml requirements/build.in --extra image -o requirements/image.txt
+	uv pip compile -q --generate-hashes --universal --python-version 3.11 --no-header --no-annotate pyproject.toml requirements/build.in --extra image --extra anomaly -o requirements/image-scores.txt
 
 .PHONY: clean
 clean: ## Remove what was built here (not the broker's data)

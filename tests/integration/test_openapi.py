@@ -1,6 +1,7 @@
 """The HTTP routes under schemathesis: whatever it makes up, the answer is one that the document promises, and never a 500."""
 
 import asyncio
+import os
 import secrets
 import sys
 from collections.abc import AsyncIterator
@@ -15,6 +16,7 @@ from apexstream.runtime.settings import Settings
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
+ROOT = Path(__file__).parents[2]
 TIME_S_MAX = 600
 ISSUER = Issuer()
 
@@ -59,6 +61,7 @@ async def test_every_described_operation_answers_as_its_document_says(
         "--generation-deterministic",
         "--no-shrink",
         "--no-color",
+        env={**os.environ, "SCHEMATHESIS_HOOKS": "tests.support.schemathesis_hooks", "PYTHONPATH": str(ROOT)},
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
         cwd=tmp_path,

@@ -8,7 +8,7 @@ from tests.support.jobs import DEADLINE_S, Log, processing, values
 from tests.support.pipelines import chunks_of
 from tests.support.streams import Author
 
-from apexstream.processors import agents, faust_mends, watchdog
+from apexstream.processors import application, faust_mends, watchdog
 from apexstream.runtime import meters
 from apexstream.runtime.health import HEALTH
 
@@ -16,12 +16,12 @@ from apexstream.runtime.health import HEALTH
 async def test_an_agent_that_stopped_consuming_is_started_again(kafka: str, monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[Any] = []
 
-    class Seen(agents.MendedApp):
+    class Seen(application.MendedApp):
         def __init__(self, *args: Any, **more: Any) -> None:
             super().__init__(*args, **more)
             made.append(self)
 
-    monkeypatch.setattr(agents, "MendedApp", Seen)
+    monkeypatch.setattr(application, "MendedApp", Seen)
     monkeypatch.setattr(watchdog, "STALL_S", 2.0)
     monkeypatch.setattr(faust_mends, "DRAIN_TIMEOUT_S", 1.0)
     monkeypatch.setattr(watchdog, "LOOK_S", 0.2)

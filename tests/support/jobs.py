@@ -36,7 +36,8 @@ class Log:
     @classmethod
     @asynccontextmanager
     async def open(cls, bootstrap: str, prefix: str = "") -> AsyncIterator["Log"]:
-        settings = Settings(bootstrap_servers=bootstrap, topic_prefix=prefix or f"j{secrets.token_hex(4)}.", port=0)
+        name = prefix or f"j{secrets.token_hex(4)}."
+        settings = Settings(bootstrap_servers=bootstrap, topic_prefix=name, port=0, stats="off")
         await admin.apply([topic.renamed(settings.topic_prefix) for topic in load_catalogue()], bootstrap)
         async with Writer(bootstrap, client_id="t-w") as writer, LogReader(bootstrap, client_id="t-r") as reader:
             await writer.prepare(*(settings.topic(name) for name in ("chunks", "pipelines")))

@@ -126,9 +126,14 @@ class Platform:
         return bootstrap
 
     async def _process(self, bootstrap: str) -> None:
-        """Run processors from the first pipeline on: without any, they cost one request in ten seconds."""
+        """Run processors, at once for statistics or from the first pipeline on: before, they cost one request in ten seconds."""
         keeper = self._keepers["processors"]
         keeper.ready.add_done_callback(lambda ready: ready.cancelled() or ready.exception())  # it says so in the log
+        if self._settings.stats != "on":
+            await self._first_pipeline(bootstrap)
+        await keeper.run()
+
+    async def _first_pipeline(self, bootstrap: str) -> None:
         place = (self._settings.topic("pipelines"), 0)
         cluster = kafka_cluster(self._settings.model_copy(update={"bootstrap_servers": bootstrap}))
         async with LogReader(cluster, client_id="apexstream-up") as reader:
@@ -136,7 +141,6 @@ class Platform:
             pipelines = Pull(reader, place, (await reader.starts([place]))[place])
             while not await pipelines.next(PIPELINES_WAIT_MS):
                 pass
-        await keeper.run()
 
     async def _offered(self, url: str) -> None:
         """Wait until the gateway has read of the runner: before that it refuses tasks."""

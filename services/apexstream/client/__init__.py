@@ -18,6 +18,7 @@ from apexstream.client.model import Action, DeadLetter, Graph, Offer, PipelineIn
 from apexstream.client.patience import ReconnectPolicy
 from apexstream.client.problems import Problem, RemoteError
 from apexstream.client.queue import EnhancedTaskQueue
+from apexstream.client.statistics import ActionStats, Anomaly, Stats, StatsWindow, StreamingMetricsCollector, Trend
 from apexstream.core.options import TaskOptions
 from apexstream.core.scheduling import Reschedule, Scheduling
 from apexstream.core.task import TaskStatus
@@ -25,6 +26,8 @@ from apexstream.core.tiers import Tier
 
 __all__ = [
     "Action",
+    "ActionStats",
+    "Anomaly",
     "Cancelled",
     "Client",
     "Complete",
@@ -45,10 +48,14 @@ __all__ = [
     "Reschedule",
     "Rewind",
     "Scheduling",
+    "Stats",
+    "StatsWindow",
+    "StreamingMetricsCollector",
     "Task",
     "TaskOptions",
     "TaskStatus",
     "Tier",
+    "Trend",
     "Update",
     "Why",
     "decode_frame",

@@ -6,7 +6,7 @@ import random
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from typing import Any, Self, TypeVar
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 
 import httpx
 import msgspec
@@ -19,6 +19,7 @@ from apexstream.client.model import Cancelling, DeadLetter, Graph, Offer, Pipeli
 from apexstream.client.patience import ReconnectPolicy, retry_after_s
 from apexstream.client.position import Position
 from apexstream.client.problems import Problem, RemoteError
+from apexstream.client.statistics import ActionStats, Stats, StatsOverview
 from apexstream.contracts.close_codes import load_close_codes
 from apexstream.core.errors import (
     ApexError,
@@ -265,6 +266,16 @@ class Client:
         async with aclosing(follower.frames()) as frames:
             async for frame in frames:
                 yield frame
+
+    async def stats(self, *, action: str = "", stream: str = "", window: str = "1s", limit: int = 60) -> Stats:
+        """What an action (``plugin.action``) or a stream did, in windows of ``window``, the newest ``limit`` of them; see
+        :class:`~apexstream.client.StreamingMetricsCollector`. ``RemoteError`` (``unknown_stats``) if nothing is kept of it."""
+        query = {"action": action, "stream": stream, "window": window, "limit": str(limit)}
+        return await self._call("GET", f"/stats?{urlencode({k: v for k, v in query.items() if v})}", Stats)
+
+    async def all_stats(self) -> Sequence[ActionStats]:
+        """Every action in the newest minute that is over."""
+        return (await self._call("GET", "/stats/actions", StatsOverview)).actions
 
     async def ready(self) -> bool:
         """True if the gateway says that it can serve."""

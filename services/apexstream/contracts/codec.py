@@ -38,6 +38,7 @@ from apexstream.core.events import (
     StreamState,
     TaskEvent,
     TaskSubmitted,
+    WindowStats,
 )
 
 STREAM_VALUE_BYTES_MAX: Final = 8 * 1024 * 1024  # runs and segments: what a broker lets a batch decompress to
@@ -60,6 +61,7 @@ SUBJECTS: Final[Mapping[type[Event], str]] = {
     PathState: "path-state",
     Pipeline: "pipeline",
     PipelineRow: "pipeline-row",
+    WindowStats: "window-stats",
 }
 _SINGLE_OBJECT = b"\xc3\x01"
 _CONFLUENT = b"\x00"

@@ -14,6 +14,7 @@ class ClaimWords(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     key: str = ""  # the attempt's data key, wrapped, base64; empty: the stream is not encrypted
     tenant: str = ""
+    action: str = ""  # plugin.action that writes the stream; empty where it is written from outside or by a pipeline
     ttl_s: float | None = None  # after the stream's end
     keep: bool | None = None
 

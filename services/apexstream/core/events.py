@@ -70,6 +70,8 @@ class TaskEvent(Event, frozen=True, kw_only=True):
     by: str  # the service instance that decided or saw it
     reason: str = ""
     detail: bytes = b""  # JSON; for a failure the error as users see it
+    action: str = ""  # plugin.action, where a runner says so; what statistics count it as
+    tenant: str = ""  # whose task it is, where the action is said
 
 
 class Assignment(Event, frozen=True, kw_only=True):
@@ -301,6 +303,48 @@ class PipelineRow(Event, frozen=True, kw_only=True):
     step: int
     data: bytes | None
     before: bytes | None = None
+
+
+class Scope(StrEnum):
+    """What statistics are about."""
+
+    UNKNOWN = "unknown"  # written by a newer version
+    ACTION = "action"
+    STREAM = "stream"
+
+
+class WindowStats(Event, frozen=True, kw_only=True):
+    """What happened to a stream, or to all streams of an action, in a window of time, as one partition has it. On ``apex.stats``.
+
+    Windows of one name, width and start in other partitions add up. ``width_s`` 0 is all of a stream so far.
+    """
+
+    scope: Scope
+    name: str  # plugin.action, or the stream's id
+    action: str  # plugin.action that writes the stream; empty if none does
+    tenant: str
+    width_s: int
+    start_us: int
+    chunks: int = 0  # data chunks, by event time
+    payload_bytes: int = 0
+    latency_count: int = 0  # runs of chunks whose way from yield to log is in latency_sum_us
+    latency_sum_us: int = 0
+    latency_max_us: int = 0
+    gap_max_us: int = 0  # the longest time between two chunks of a stream
+    claims: int = 0
+    rewinds: int = 0
+    started: int = 0  # this and the next five: tasks of an action, as task events say; of a stream only how it ended
+    retried: int = 0
+    parked: int = 0
+    completed: int = 0
+    failed: int = 0
+    cancelled: int = 0
+    chunks_to: int = -1  # offset of the last record of apex.chunks that is in here
+    events_to: int = -1  # the same of apex.task-events
+    attempt: int = 0  # where width_s is 0: who may write the stream, and how far it is
+    writer: str = ""
+    next_seq: int = 0
+    last_us: int = 0
 
 
 class PathStatus(StrEnum):

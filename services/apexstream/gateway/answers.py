@@ -20,6 +20,7 @@ STATUS = {
     "forbidden": 403,
     "unknown_action": 404,
     "unknown_pipeline": 404,
+    "unknown_stats": 404,
     "unknown_task": 404,
     "conflict": 409,
     "cursor_epoch": 410,

@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Sequence
 from pathlib import Path
+from typing import Protocol
 
 import msgspec
 from starlette.applications import Starlette
@@ -22,11 +23,9 @@ from apexstream.gateway.chat.routes import Chats
 from apexstream.gateway.control import Control
 from apexstream.gateway.durable.assembly import Durable
 from apexstream.gateway.events import Events
-from apexstream.gateway.mcp.endpoint import McpEndpoint
 from apexstream.gateway.measures import CountRequests
 from apexstream.gateway.openapi import document, operation
 from apexstream.gateway.parts import Parts
-from apexstream.gateway.pipelines import Pipelines
 from apexstream.gateway.scheduling import Scheduling
 from apexstream.gateway.static import Page, public_paths
 from apexstream.gateway.streams import Streams
@@ -45,8 +44,15 @@ class Health(msgspec.Struct, frozen=True):
     status: str
 
 
-def make_app(parts: Parts, durable: Durable, pipelines: Pipelines, mcp: McpEndpoint, page: Path | None) -> Starlette:
-    """All routes; ``page`` is the folder of the built page."""
+class Routed(Protocol):
+    """A protocol that knows its routes."""
+
+    def routes(self) -> list[BaseRoute]:
+        """Where they are."""
+
+
+def make_app(parts: Parts, durable: Durable, others: Sequence[Routed], page: Path | None) -> Starlette:
+    """All routes, those of ``others`` as they come; ``page`` is the folder of the built page."""
     control, submissions = Control(parts), Submissions(parts)
     routes: list[BaseRoute] = [
         *Tasks(parts, control, submissions).routes(),
@@ -58,8 +64,7 @@ def make_app(parts: Parts, durable: Durable, pipelines: Pipelines, mcp: McpEndpo
         *ticket_routes(parts.access),
         *WebSockets(parts, control).routes(),
         *durable.routes(principal_of, parts.ownership.check),
-        *pipelines.routes(),
-        *mcp.routes(),
+        *(route for other in others for route in other.routes()),
         *_health(parts),
     ]
     routes.append(_openapi(routes))

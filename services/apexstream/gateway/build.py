@@ -32,6 +32,7 @@ from apexstream.gateway.registry import Registry
 from apexstream.gateway.replay import Replays
 from apexstream.gateway.sockets import FrameSocket
 from apexstream.gateway.static import page_folder
+from apexstream.gateway.stats import KnownStats, Statistics
 from apexstream.gateway.submissions import Submissions
 from apexstream.log.cipher import key_provider
 from apexstream.log.connection import connection
@@ -99,6 +100,8 @@ async def serve_one(
             codec,
             lambda stream_id: hub.gone(stream_id),  # noqa: PLW0108 - the hub is made below
         ) as index,
+        LogReader(kafka, client_id=f"{name}-stats") as stats_reads,
+        KnownStats(stats_reads, settings.topic("stats"), codec) as stats,
         LogReader(kafka, client_id=f"{name}-paths") as path_reads,
         PathIndex(
             path_reads,
@@ -213,7 +216,9 @@ async def serve_one(
         refused = "pipelines keep what they hold unencrypted, and APEX_ENCRYPTION is on" if keys else ""
         mcp = McpEndpoint(parts, Control(parts), Submissions(parts))
         routes_of_pipelines = Pipelines(parts, pipelines, origins.status, refused)
-        server = _Server(_config(make_app(parts, durable, routes_of_pipelines, mcp, page_folder()), settings))
+        statistics = Statistics(parts, stats.history)
+        app = make_app(parts, durable, (routes_of_pipelines, mcp, statistics), page_folder())
+        server = _Server(_config(app, settings))
 
         async def web() -> None:
             await view.caught_up.wait()
@@ -222,7 +227,7 @@ async def serve_one(
             url = f"http://{settings.host}:{listener.getsockname()[1]}"
             await _serve_web(server, listener, mcp, ready=lambda: ready(url), drain=hub.drain)
 
-        await run_until(stop, view.run(), index.run(), hub.run(), *durable.loops(), web())
+        await run_until(stop, view.run(), stats.run(), index.run(), hub.run(), *durable.loops(), web())
 
 
 async def _serve_web(

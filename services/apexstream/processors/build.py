@@ -1,11 +1,11 @@
 """Builds processors from settings; the only place of this service that constructs adapters.
 
-Faust is loaded, and the group joined, when the first pipeline appears: until then this process is one that waits.
+Pipelines load Faust, and join their group, when the first one appears; statistics do so at once, if they are kept here.
 """
 
 import asyncio
 import os
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from hashlib import blake2b
 from time import monotonic
 
@@ -15,10 +15,11 @@ from apexstream.contracts.codec import Codec
 from apexstream.contracts.run_codec import RunEncoder
 from apexstream.core.errors import InvalidConfiguration
 from apexstream.core.ids import new_id
-from apexstream.log.connection import connection
+from apexstream.log.connection import Connection, connection
 from apexstream.log.fetcher import LogReader
 from apexstream.log.former import remove_members
 from apexstream.log.index import StreamIndex
+from apexstream.log.registry import codec_of
 from apexstream.log.segments import SegmentReader
 from apexstream.log.view import View
 from apexstream.log.writer import Writer
@@ -28,7 +29,7 @@ from apexstream.processors.inputs import StreamReader
 from apexstream.processors.job import Hands, Job
 from apexstream.processors.service import Known, Processors
 from apexstream.processors.table import TableRows
-from apexstream.processors.watchdog import Watchdog
+from apexstream.processors.watchdog import Stalled, Watchdog
 from apexstream.runtime import meters
 from apexstream.runtime.clock import SystemClock
 from apexstream.runtime.health import HEALTH
@@ -46,7 +47,7 @@ async def serve(settings: Settings, *, ready: Callable[[str], None], stop: async
             where="APEX_ENCRYPTION",
             hint="Run without processors, or without encryption",
         )
-    clock, codec, kafka = SystemClock(), Codec(), connection(settings)
+    clock, codec, kafka = SystemClock(), await codec_of(settings), connection(settings)
     name = settings.instance_name("processors")
     group = f"{settings.topic_prefix}processors"
     chunks, work, state = (settings.topic(topic) for topic in ("chunks", "pipeline-work", "pipeline-state"))
@@ -59,7 +60,7 @@ async def serve(settings: Settings, *, ready: Callable[[str], None], stop: async
         LogReader(kafka, client_id=f"{name}-read") as reads,
         StreamIndex(views, settings.topic("streams"), codec) as index,
     ):
-        await writer.prepare(chunks, work, state)
+        await writer.prepare(chunks, work, state, settings.topic("stats"))
         await reads.partitions(chunks)
         await reads.partitions(settings.topic("segments"))
         partitions = len(await reads.partitions(work))
@@ -102,7 +103,7 @@ async def serve(settings: Settings, *, ready: Callable[[str], None], stop: async
         )
         view = await View.open(commands, {settings.topic("pipelines"): processors.on_pipelines})
 
-        watchdog = Watchdog()
+        watchdog, counting = Watchdog(), Watchdog()
         meters.PIPELINE_RESTARTS.of()
 
         async def work_on() -> None:
@@ -110,40 +111,99 @@ async def serve(settings: Settings, *, ready: Callable[[str], None], stop: async
             await index.caught_up.wait()
             ready(name)
             await processors.wanted.wait()
-            from apexstream.processors.agents import Stalled, Topics, run_faust  # Faust takes a second to load
+            from apexstream.processors.agents import Topics, run_faust  # Faust takes a second to load
 
             if settings.sole_instance:
                 await remove_members(kafka, group=group, client_id=name)
-            while True:
-                try:
-                    await run_faust(
-                        kafka,
-                        Topics(work=work, state=state, partitions=partitions),
-                        group=group,
-                        client_id=name,
-                        codec=codec,
-                        standby=settings.processors_standby,
-                        session_timeout_s=settings.session_timeout_s,
-                        take=processors.take,
-                        settle=processors.settle,
-                        rows=rows,
-                        watchdog=watchdog,
-                        ends=reads.ends,
-                    )
-                except Stalled as problem:
-                    meters.PIPELINE_RESTARTS.of().value += 1
-                    watchdog.restarts += 1
-                    watchdog.own(None, monotonic())
-                    await processors.settle(frozenset())
-                    _log.error("the agent had stopped consuming", error=str(problem), restarts=watchdog.restarts)
-                    if watchdog.restarts > watching.RESTARTS_MAX:
-                        raise
+            await _started_again(
+                lambda: run_faust(
+                    kafka,
+                    Topics(work=work, state=state, partitions=partitions),
+                    group=group,
+                    client_id=name,
+                    codec=codec,
+                    standby=settings.processors_standby,
+                    session_timeout_s=settings.session_timeout_s,
+                    take=processors.take,
+                    settle=processors.settle,
+                    rows=rows,
+                    watchdog=watchdog,
+                    ends=reads.ends,
+                ),
+                watchdog,
+                lambda: processors.settle(frozenset()),
+            )
 
-        unchecked = HEALTH.check("consumer", lambda: watchdog.trouble)
+        count = _count(settings, kafka, codec, reads, writer, name=name, watchdog=counting)
+        unchecked = HEALTH.check("consumer", lambda: watchdog.trouble or counting.trouble)
         try:
-            await run_until(stop, view.run(), index.run(), processors.run(), work_on())
+            await run_until(stop, view.run(), index.run(), processors.run(), work_on(), count)
         finally:
             unchecked()
+
+
+async def _count(
+    settings: Settings,
+    kafka: Connection,
+    codec: Codec,
+    reads: LogReader,
+    writer: Writer,
+    *,
+    name: str,
+    watchdog: Watchdog,
+) -> None:
+    """Keep statistics, if they are kept here."""
+    if settings.stats == "off":
+        await asyncio.Event().wait()
+    from apexstream.processors.stats.agent import Topics, run_statistics
+
+    group, client_id = f"{settings.topic_prefix}processors-stats", f"{name}-stats"
+    chunks, events, stats = (settings.topic(topic) for topic in ("chunks", "task-events", "stats"))
+    counts = {topic: len(await reads.partitions(topic)) for topic in (chunks, events, stats)}
+    if len(set(counts.values())) > 1:
+        raise InvalidConfiguration(
+            f"statistics need as many partitions of each, there are {counts}",
+            where="schemas/topics",
+            hint="Add partitions where there are fewer, or set APEX_STATS=off",
+        )
+    if settings.sole_instance:
+        await remove_members(kafka, group=group, client_id=client_id)
+    await _started_again(
+        lambda: run_statistics(
+            kafka,
+            Topics(chunks=chunks, events=events, stats=stats, partitions=counts[chunks]),
+            group=group,
+            client_id=client_id,
+            codec=codec,
+            writer=writer,
+            session_timeout_s=settings.session_timeout_s,
+            watchdog=watchdog,
+            ends=reads.ends,
+        ),
+        watchdog,
+        _nothing,
+    )
+
+
+async def _started_again(
+    run: Callable[[], Awaitable[None]], watchdog: Watchdog, settle: Callable[[], Awaitable[None]]
+) -> None:
+    """Run an application, again when its agent has stopped consuming, up to ``RESTARTS_MAX`` times without anything taken."""
+    while True:
+        try:
+            await run()
+        except Stalled as problem:
+            meters.PIPELINE_RESTARTS.of().value += 1
+            watchdog.restarts += 1
+            watchdog.own(None, monotonic())
+            await settle()
+            _log.error("the agent had stopped consuming", error=str(problem), restarts=watchdog.restarts)
+            if watchdog.restarts > watching.RESTARTS_MAX:
+                raise
+
+
+async def _nothing() -> None:
+    """The application forgets by itself."""
 
 
 class ChunkStreams:

@@ -55,7 +55,7 @@ class TableRows:
         """Change the table; returns once the changelog has it. Raises :class:`Unavailable` if that is not certain."""
         partition = self._partition_of(job)
         encoded = [(write.key, None if write.row is None else self._codec.encode(write.row)) for write in writes]
-        last = _All(len(encoded))
+        last = All(len(encoded))
         for key, value in encoded:
             self._writer.put(self._topic, partition, key, value, last)
         await last.done
@@ -63,18 +63,20 @@ class TableRows:
             self._store.set(key, value, partition)
 
 
-class _All:
-    """Done when all appends are."""
+class All:
+    """A listener of several appends: ``done`` when all are acknowledged. There must be at least one."""
 
     def __init__(self, count: int) -> None:
         self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._left = count
 
     def appended(self, offset: int) -> None:  # noqa: ARG002 - the listener's signature
+        """One more is acknowledged."""
         self._left -= 1
         if self._left == 0 and not self.done.done():
             self.done.set_result(None)
 
     def failed(self, error: Unavailable) -> None:
+        """One of them never will be, as far as is known."""
         if not self.done.done():
             self.done.set_exception(error)

@@ -6,10 +6,16 @@ keeps an agent busy does not count, because taking a record is all that it does.
 
 from collections.abc import Mapping
 
+from apexstream.core.errors import Unavailable
+
 STALL_S = 30.0
 RECOVERY_S_MAX = 600.0  # for the rows of all partitions to be read, after a rebalance
 LOOK_S = 5.0
 RESTARTS_MAX = 3  # in a row without anything taken; then the process ends, and whoever started it starts it again
+
+
+class Stalled(Unavailable):
+    """The agent had stopped consuming."""
 
 
 class Watchdog:

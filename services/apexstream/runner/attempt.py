@@ -404,7 +404,13 @@ class Attempt:
     def _claim(self, attempt: int) -> Chunk:
         """The claim: whose the stream is, how long it is kept, and if it is encrypted the attempt's new data key, wrapped."""
         options = self._options
-        words = ClaimWords(key=self._new_key(attempt), tenant=self.task.tenant, ttl_s=options.ttl_s, keep=options.keep)
+        words = ClaimWords(
+            key=self._new_key(attempt),
+            tenant=self.task.tenant,
+            action=f"{self.task.plugin}.{self.task.action}",
+            ttl_s=options.ttl_s,
+            keep=options.keep,
+        )
         return self._chunk(Kind.CLAIM, words.encode())
 
     def _new_key(self, attempt: int) -> str:

@@ -235,6 +235,8 @@ class _Works:
             by=self._runner_id,
             reason=reason,
             detail=detail,
+            action=f"{task.plugin}.{task.action}",
+            tenant=task.tenant,
         )
         await self._publish_event(task.task_id, self._codec.encode(event))
 

@@ -273,6 +273,13 @@ class Settings(BaseSettings):
             description="Whether `apexstream up` runs processors, which pipelines need; they start after everything else."
         ),
     ] = "on"
+    stats: Annotated[
+        Literal["auto", "on", "off"],
+        Field(
+            description="Whether processors keep the history of actions and streams (GET /stats). `apexstream up` starts"
+            " processors for it only with on."
+        ),
+    ] = "auto"
     processors_standby: Annotated[
         int,
         Field(
