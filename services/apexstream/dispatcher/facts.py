@@ -137,7 +137,10 @@ class Facts:
             return self._scheduler.reschedule(command.task_id, change, now_us)
         return []
 
-    def runner(self, record: Record) -> None:
-        """What a runner can take; a tombstone says that it has left."""
-        runner_id = (record.key or b"").decode()
-        self._scheduler.runner(runner_id, self.read(record, RunnerState) if record.value is not None else None)
+    def runner(self, record: Record, now_us: int) -> None:
+        """What a runner can take; a tombstone says that it has left. When it was heard is told by the clock that also tells
+        when it has been silent for too long: a runner's own may be an hour off."""
+        state = self.read(record, RunnerState) if record.value is not None else None
+        if state is not None:
+            state = msgspec.structs.replace(state, at_us=now_us)
+        self._scheduler.runner((record.key or b"").decode(), state)

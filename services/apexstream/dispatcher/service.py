@@ -149,8 +149,9 @@ class Dispatcher:
 
     def on_runners(self, _: Partition, records: Iterable[Record]) -> None:
         """What runners can take."""
+        now = self._clock.now_us()
         for record in records:
-            self._facts.runner(record)
+            self._facts.runner(record, now)
         self._wake.set()
 
     def on_control(self, _: Partition, records: Iterable[Record]) -> None:
@@ -236,7 +237,12 @@ class Dispatcher:
             return
         submitted = self._facts.read(record, TaskSubmitted)
         tasks = () if submitted is None else submitted.tasks()
-        new = [task for task in tasks if not self._scheduler.knows(task.task_id)]
+        # From here on the time is the broker's: a reader of the stream may trust it, whatever the gateway's clock says.
+        new = [
+            msgspec.structs.replace(task, submitted_us=record.timestamp * 1000)
+            for task in tasks
+            if not self._scheduler.knows(task.task_id)
+        ]
         if not new:
             ledger.finish(record.offset)
             self._settled.set()

@@ -7,11 +7,11 @@ from functools import partial
 
 import structlog
 from aiokafka import ConsumerRebalanceListener, OffsetAndMetadata
-from aiokafka.coordinator.assignors.sticky.sticky_assignor import StickyPartitionAssignor
 from aiokafka.errors import CommitFailedError, IllegalStateError, KafkaError
 from aiokafka.structs import TopicPartition
 
 from apexstream.core.errors import Unavailable
+from apexstream.log.assignor import BusyAssignor
 from apexstream.log.connection import Cluster, Connection
 from apexstream.log.consumer import committed_offsets, group_consumer
 from apexstream.log.feed import Feed, places_to_begin
@@ -26,6 +26,9 @@ OnAssigned = Callable[[Mapping[Partition, str]], Awaitable[None]]
 """Takes the partitions that this member now owns, each with the metadata of its last commit (empty: none)."""
 OnRevoked = Callable[[frozenset[Partition]], Awaitable[None]]
 """Takes the partitions that this member is about to lose; commits made before it returns still count."""
+OnMissed = Callable[[], None]
+"""Called before :data:`OnAssigned` where the group has assigned in between without this member: every partition may have had
+another owner meanwhile, those that come back too."""
 
 
 HEARTBEATS_PER_SESSION = 10
@@ -37,7 +40,8 @@ _TICK_S = 0.5
 
 class GroupReader(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka is untyped
     """One member of consumer group ``group`` on ``topics``. A partition without a commit is read from its start, and one
-    whose owner is silent for ``session_timeout_s`` gets another."""
+    whose owner is silent for ``session_timeout_s`` gets another. ``busy`` gives those that this member is working on: where it
+    has to give some away, it keeps them."""
 
     def __init__(
         self,
@@ -49,11 +53,15 @@ class GroupReader(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka 
         session_timeout_s: float,
         on_assigned: OnAssigned,
         on_revoked: OnRevoked,
+        on_missed: OnMissed = lambda: None,
+        busy: Callable[[], Iterable[Partition]] = tuple,
     ) -> None:
         self._to = Connection.to(to)
         self._topics = list(topics)
         self._on_assigned = on_assigned
         self._on_revoked = on_revoked
+        self._on_missed = on_missed
+        self._generation = 0  # of the last assignment
         self._owned: frozenset[Partition] = frozenset()
         self._stall_s_max = session_timeout_s / 2
         self._stalled_s = 0.0
@@ -77,7 +85,7 @@ class GroupReader(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka 
             session_timeout_ms=int(session_timeout_s * 1000),
             heartbeat_interval_ms=int(session_timeout_s * 1000 / HEARTBEATS_PER_SESSION),
             max_poll_interval_ms=60_000,
-            partition_assignment_strategy=(StickyPartitionAssignor,),  # a rebalance moves as little as it can
+            partition_assignment_strategy=(BusyAssignor(busy),),
         )
 
     async def __aenter__(self) -> "GroupReader":
@@ -211,6 +219,10 @@ class GroupReader(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka 
     async def _begin(self) -> None:
         committed = await committed_offsets(self._consumer, self._owned)
         read_to, self._read_to = self._read_to, {}
+        last, self._generation = self._generation, self._consumer._coordinator.generation  # noqa: SLF001 - nothing public tells
+        if last and self._generation != last + 1:
+            read_to = {}
+            self._on_missed()
         # Where it stayed with this member, what was given before the rebalance need not be given again.
         wanted = {place: max(offset, read_to.get(place, -1)) for place, (offset, _) in committed.items()}
         places = await places_to_begin(self._reader, wanted)

@@ -128,6 +128,8 @@ async def serve(settings: Settings, *, ready: Callable[[str], None], stop: async
             session_timeout_s=settings.session_timeout_s,
             on_assigned=runner.on_assigned,
             on_revoked=runner.on_revoked,
+            on_missed=runner.on_missed,
+            busy=runner.busy,
         )
         async with group:
             ready(f"{runner_id}: {len(host.describe().offers)} actions")

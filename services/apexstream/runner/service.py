@@ -59,6 +59,7 @@ class Runner:
         self._drain_timeout_s = drain_timeout_s
         self._group: GroupReader
         self._ledgers: dict[Partition, OffsetLedger] = {}
+        self._leaving: set[asyncio.Task[None]] = set()  # of those that run, those that were let go of
         self._fresh_from: dict[Partition, int] = {}
         self._works: dict[str, Work] = {}
         self._assigned: dict[str, Assignment] = {}
@@ -94,9 +95,18 @@ class Runner:
         }
         self._changed.set()
 
+    def on_missed(self) -> None:
+        """Others may have gone on with the tasks that run here: they are parked, and whoever owns them now claims them anew."""
+        self._let_go(lambda _: True)
+        self._ledgers = {}
+
     async def on_revoked(self, _: frozenset[Partition]) -> None:
         """A rebalance begins, in which this runner mostly gets back what it had: commit what is finished."""
         await self._commit_finished()
+
+    def busy(self) -> set[Partition]:
+        """The partitions whose tasks are running."""
+        return {partition for partition, _ in self._running.values()}
 
     def on_control(self, _: Partition, records: Iterable[Record]) -> None:
         """Requests about tasks, broadcast to all runners. A cancellation of a task that is not here yet is remembered."""
@@ -158,13 +168,18 @@ class Runner:
             _log.error("skipped an assignment that cannot be read", at=(*partition, record.offset), error=str(problem))
             self._finish(partition, record.offset)
             return
+        assignment = msgspec.structs.replace(
+            assignment, assigned_us=record.timestamp * 1000
+        )  # the broker's time, as of all
         task_id = assignment.task.task_id
         if assignment.epoch < self._ledgers[partition].epoch:
             _log.info("an assignment of a dispatcher that was replaced", task=task_id, epoch=assignment.epoch)
             self._finish(partition, record.offset)
             return
         earlier = self._running_of(task_id)
-        if earlier is not None and assignment.attempt <= self._assigned[task_id].attempt:
+        # One that was let go of ends without being finished: its partition went away and is back, and it has to go on.
+        goes_on = earlier is not None and earlier not in self._leaving
+        if goes_on and assignment.attempt <= self._assigned[task_id].attempt:
             _log.warning("assigned twice; the first one goes on", task=task_id)
             self._finish(partition, record.offset)
             return
@@ -189,7 +204,7 @@ class Runner:
     ) -> None:
         finished = False
         try:
-            if after is not None:  # the same task, given back a moment ago: its assignment is about to be finished
+            if after is not None:  # the same task, given back or let go of a moment ago: it is about to end
                 await asyncio.wait([after])
             with tracing.of_task(work.task.task_id, work.task.traceparent):
                 finished = await work.run(attempt, fresh=fresh)
@@ -221,6 +236,7 @@ class Runner:
         going = [running for running, (partition, _) in self._running.items() if leaves(partition)]
         for running in going:
             self._running[running][1].park()
+        self._leaving.update(going)
         return going
 
     async def _leave(self) -> None:
