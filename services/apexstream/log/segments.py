@@ -7,6 +7,7 @@ them before stream, number, place and digest agree with what the stream's state 
 
 import asyncio
 from array import array
+from collections import OrderedDict
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
@@ -19,7 +20,7 @@ from apexstream.contracts.codec import EVENT_VALUE_BYTES_MAX, Codec
 from apexstream.core.chunk import Chunk, Kind
 from apexstream.core.errors import ChunkDecodeError, DataCorruption
 from apexstream.core.events import Segment, SegmentChunks, SegmentPage, SegmentRef
-from apexstream.log.fetcher import LogReader, Partition
+from apexstream.log.fetcher import LogReader, Partition, Record
 from apexstream.log.writer import unreachable
 
 SEGMENT_CHUNKS_MAX = 1024  # a segment holds at most this many chunks …
@@ -33,6 +34,9 @@ _ZSTD_LEVEL = 1
 _FETCH_TRIES_MAX = 100  # 0.1 s apart: longer than a leader election takes
 _IN_FLIGHT_MAX = 64  # fetches of one reader; each may bring a whole batch of the writer
 _CONNECTIONS = 2
+_WINDOW_BYTES = 128 * 1024  # that a fetch brings, at least one batch
+_RECORD_BYTES = 100  # of a segment's record besides its value
+_NEAR_BYTES_MAX = 4 * 1024 * 1024  # of values that were brought along and may be asked for soon
 _KINDS = tuple(Kind)
 
 
@@ -248,8 +252,14 @@ def _corrupt(stream_id: str, ref: SegmentRef, why: str) -> DataCorruption:
     )
 
 
+_Found = tuple[int, bytes | None] | None  # offset and value
+
+
 class SegmentReader:
-    """Fetches segments, some at once over a few connections of their own. Knows nothing of what they mean."""
+    """Fetches segments, some at once over a few connections of their own. Knows nothing of what they mean.
+
+    Small segments of one stream often lie near each other: what a fetch brings along is kept for a while.
+    """
 
     def __init__(self, reader: LogReader, topic: str, codec: Codec) -> None:
         self._reader = reader
@@ -257,6 +267,9 @@ class SegmentReader:
         self._codec = codec
         self._room = asyncio.Semaphore(_IN_FLIGHT_MAX)
         self._turn = 0
+        self._flights: dict[asyncio.Task[_Found], tuple[int, int]] = {}  # partition and offset
+        self._near: OrderedDict[tuple[int, int], bytes | None] = OrderedDict()
+        self._near_bytes = 0
 
     async def chunks(self, partition: int, stream_id: str, ref: SegmentRef) -> SealedChunks:
         """The chunks of a segment; :class:`DataCorruption` if it is gone or not what ``ref`` says."""
@@ -287,30 +300,60 @@ class SegmentReader:
                 yield leaf
 
     async def _value(self, partition: int, stream_id: str, ref: SegmentRef) -> bytes | None:
-        self._turn = (self._turn + 1) % _CONNECTIONS
-        async with self._room:
-            record = await self._fetch((self._topic, partition), ref.offset, ("segments", self._turn))
+        at = partition, ref.offset
+        while at not in self._near and (flight := self._flight_over(partition, ref)) is not None:
+            await asyncio.wait([flight])
+        if at in self._near:
+            return self._take(at)
+        flight = asyncio.create_task(self._fly(partition, ref.offset), name="fetch segments")
+        self._flights[flight] = at
+        flight.add_done_callback(self._flights.__delitem__)
+        record = await asyncio.shield(flight)
         if record is None or record[0] != ref.offset:
             raise _corrupt(stream_id, ref, "it is not in the log any more")
         return record[1]
 
-    async def _fetch(self, at: Partition, offset: int, channel: object) -> tuple[int, bytes | None] | None:
-        """Offset and value of the first record at or after ``offset``; None if there is none."""
+    def _flight_over(self, partition: int, ref: SegmentRef) -> "asyncio.Task[_Found] | None":
+        """A fetch under way that is likely to bring ``ref``: if all between its start and there are of the same size."""
+        for flight, (where, start) in self._flights.items():
+            if where == partition and 0 <= ref.offset - start < _WINDOW_BYTES / (ref.size_bytes + _RECORD_BYTES):
+                return flight
+        return None
+
+    def _take(self, at: tuple[int, int]) -> bytes | None:
+        value = self._near.pop(at)
+        self._near_bytes -= len(value or b"")
+        return value
+
+    async def _fly(self, partition: int, offset: int) -> "_Found":
+        self._turn = (self._turn + 1) % _CONNECTIONS
+        async with self._room:
+            records = await self._fetch((self._topic, partition), offset, ("segments", self._turn))
+        for record in records[1:]:
+            if (partition, record.offset) not in self._near:
+                self._near[partition, record.offset] = record.value
+                self._near_bytes += len(record.value or b"")
+        while self._near_bytes > _NEAR_BYTES_MAX:
+            self._near_bytes -= len(self._near.popitem(last=False)[1] or b"")
+        return (records[0].offset, records[0].value) if records else None
+
+    async def _fetch(self, at: Partition, offset: int, channel: object) -> list[Record]:
+        """The records from the first at or after ``offset`` on; none if there is none."""
         problem: Exception | None = None
         for _ in range(_FETCH_TRIES_MAX):
             for node in self._reader.leaders([at]):
                 try:
-                    # The broker always gives one whole batch; a limit of one byte keeps it from adding another.
+                    # The broker always gives one whole batch, however large it is.
                     (fetched,) = await self._reader.fetch(
-                        node, {at: offset}, max_wait_ms=0, partition_bytes=1, channel=channel
+                        node, {at: offset}, max_wait_ms=0, partition_bytes=_WINDOW_BYTES, channel=channel
                     )
                 except KafkaError as failure:
                     problem = failure
                     break
                 problem = None
-                for record in fetched.records():
-                    return record.offset, record.value
+                if records := fetched.records():
+                    return records
             await self._reader.retry_after(problem or LeaderNotAvailableError())
         if problem is None:
-            return None
+            return []
         raise unreachable(f"{at[0]}/{at[1]}", problem)
