@@ -37,18 +37,20 @@ class Loader:
         wanted = _Wanted(stream, start, asyncio.get_running_loop().create_future())
         self._wanted.setdefault(partition, []).append(wanted)
         if partition not in self._scanning:
-            scan = asyncio.create_task(self._serve(partition), name=f"scan {partition[1]}")
-            self._scanning[partition] = scan
-            scan.add_done_callback(lambda _: self._scanning.pop(partition))
+            self._scanning[partition] = asyncio.create_task(self._serve(partition), name=f"scan {partition[1]}")
         await wanted.done
 
     async def _serve(self, partition: Partition) -> None:
-        while batch := self._wanted.pop(partition, None):
-            try:
-                await self._scan(partition, batch)
-            except Exception as problem:  # whatever it is, it is the callers' to handle
-                for wanted in batch:
-                    _fail(wanted, problem)
+        try:
+            while batch := self._wanted.pop(partition, None):
+                try:
+                    await self._scan(partition, batch)
+                except Exception as problem:  # whatever it is, it is the callers' to handle
+                    for wanted in batch:
+                        _fail(wanted, problem)
+        finally:
+            # In the turn in which nothing more was wanted: what is wanted in the next one starts another scan.
+            del self._scanning[partition]
 
     async def _scan(self, partition: Partition, batch: list[_Wanted]) -> None:
         by_key = {wanted.stream.stream_id.encode(): wanted for wanted in batch}
