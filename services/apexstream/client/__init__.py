@@ -17,7 +17,7 @@ from apexstream.client.frames import (
 from apexstream.client.model import Action, DeadLetter, Graph, Offer, PipelineInfo, Queue, Task, Why
 from apexstream.client.patience import ReconnectPolicy
 from apexstream.client.problems import Problem, RemoteError
-from apexstream.client.queue import EnhancedTaskQueue
+from apexstream.client.queue import EnhancedTaskQueue, result_of, stream_of
 from apexstream.client.statistics import ActionStats, Anomaly, Stats, StatsWindow, StreamingMetricsCollector, Trend
 from apexstream.core.options import TaskOptions
 from apexstream.core.scheduling import Reschedule, Scheduling
@@ -60,4 +60,6 @@ __all__ = [
     "Why",
     "decode_frame",
     "encode_frame",
+    "result_of",
+    "stream_of",
 ]

@@ -26,6 +26,7 @@ class EnhancedTaskQueue:
     ...     queue = EnhancedTaskQueue(client)
     ...     load = await queue.add("corpus", "analyze", {"path": "docs"}, priority="high")
     ...     report = await queue.add("corpus", "analyze", {"path": "books"}, after=[load])
+    ...     parsed = await queue.add("corpus", "analyze", {"path": result_of(report)})  # comes after it, too
     ...     done = await queue.wait(report, timeout_s=60)
     """
 
@@ -96,6 +97,16 @@ class EnhancedTaskQueue:
     async def state(self) -> Queue:
         """What waits in each tier, how long, and how long at most."""
         return await self._client.queue()
+
+
+def result_of(task: Task | str, **default: Any) -> dict[str, Any]:
+    """A parameter that is the last chunk of what ``task`` publishes; ``default=`` is taken where there is none."""
+    return {"$result": _id(task), **default}
+
+
+def stream_of(task: Task | str, **default: Any) -> dict[str, Any]:
+    """A parameter that is the list of all chunks that ``task`` publishes; ``default=`` is taken where they are gone."""
+    return {"$stream": _id(task), **default}
 
 
 def _id(task: Task | str) -> str:

@@ -1,6 +1,6 @@
 """What the gateway knows: tasks, folded from submissions and events, and the actions that runners offer."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from itertools import islice
 from typing import Any
 
@@ -11,6 +11,7 @@ from jsonschema import Draft202012Validator
 from apexstream.contracts.codec import Codec
 from apexstream.core.errors import ChunkDecodeError, InvalidParameters, Unavailable, UnknownAction, UnknownTask
 from apexstream.core.events import ActionInfo, DeadLetter, Event, RunnerState, TaskEvent, TaskSubmitted
+from apexstream.core.inputs import Path
 from apexstream.core.task import TaskState, TaskStatus
 from apexstream.core.tiers import Tier
 from apexstream.gateway.access.principal import sees
@@ -183,14 +184,17 @@ class Registry:
         """Plugins that some runner could not load, with the reason."""
         return sorted({broken for state in self._runners.values() for broken in state.broken_plugins})
 
-    def check(self, plugin: str, action: str, params: Mapping[str, Any]) -> None:
-        """Refuse what could never run: an unknown action, or parameters that do not fit its schema."""
+    def check(self, plugin: str, action: str, params: Mapping[str, Any], later: Collection[Path] = ()) -> None:
+        """Refuse what could never run: an unknown action, or parameters that do not fit its schema. What takes the places
+        ``later`` is known when the task starts."""
         actions = self.actions()
         info = actions.get((plugin, action))
         if info is None:
             raise self._unknown(plugin, action, actions)
+        found = self._validator(info.params_schema).iter_errors(params)
         problems = sorted(
-            self._validator(info.params_schema).iter_errors(params), key=lambda problem: problem.json_path
+            (each for each in found if not any(tuple(each.absolute_path)[: len(path)] == path for path in later)),
+            key=lambda problem: problem.json_path,
         )
         if problems:
             first = problems[0]

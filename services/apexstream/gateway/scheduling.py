@@ -14,6 +14,7 @@ from apexstream.client.model import Cancelling, Graph, Queue, Task, Why
 from apexstream.core.errors import InvalidRequest, UnknownTask
 from apexstream.core.events import ControlVerb, TaskSubmitted
 from apexstream.core.ids import check_id
+from apexstream.core.inputs import renamed
 from apexstream.core.scheduling import GRAPH_TASKS_MAX, Reschedule
 from apexstream.core.task import TaskStatus
 from apexstream.core.tiers import Tier
@@ -22,7 +23,7 @@ from apexstream.gateway.answers import Conflict, TooLarge, answer, parse, read_b
 from apexstream.gateway.control import Control
 from apexstream.gateway.openapi import operation
 from apexstream.gateway.parts import Parts
-from apexstream.gateway.submissions import OptionalId, Submissions, SubmitRequest
+from apexstream.gateway.submissions import OptionalId, Submissions, SubmitRequest, with_inputs
 from apexstream.gateway.tasks import REASON, allowed, shown
 
 GRAPH_BYTES_MAX = 900_000  # one record holds the graph
@@ -175,4 +176,4 @@ class Scheduling:
 def _member(graph_id: str, wanted: SubmitRequest, ids: Mapping[str, str]) -> SubmitRequest:
     after = tuple(ids.get(name, name) for name in wanted.scheduling.after)
     facts = msgspec.structs.replace(wanted.scheduling, graph=graph_id, after=after)
-    return msgspec.structs.replace(wanted, scheduling=facts)
+    return with_inputs(msgspec.structs.replace(wanted, scheduling=facts, params=renamed(wanted.params, ids)))

@@ -9,8 +9,9 @@ import msgspec
 from apexstream.core.errors import InvalidRequest
 from apexstream.core.events import TaskSubmitted
 from apexstream.core.ids import ID_PATTERN, check_id
+from apexstream.core.inputs import references
 from apexstream.core.options import TaskOptions
-from apexstream.core.scheduling import NOTHING_ASKED, Scheduling, check_graph
+from apexstream.core.scheduling import NOTHING_ASKED, UPSTREAMS_MAX, Scheduling, check_graph
 from apexstream.core.task import TaskState
 from apexstream.core.tiers import Tier
 from apexstream.gateway.access import Principal, Verb
@@ -59,6 +60,7 @@ class Submissions:
         if self.is_known(task_id, principal):
             return self._registry.task(task_id, principal.tenant), False
         self._access.submitting(principal)
+        wanted = with_inputs(wanted)
         self.check_order({task_id: wanted}, principal)
         task = self.checked(wanted, task_id, principal.home)
         await self._publish(f"tasks.{task.tier}", task_id, task)
@@ -74,6 +76,10 @@ class Submissions:
             {task_id: each.scheduling.after for task_id, each in wanted.items()},
             lambda task_id: self.is_known(task_id, principal),
         )
+        for each in wanted.values():
+            for ref in references(each.params):
+                if ref.task_id not in wanted:
+                    principal.require(Verb.READ, ref.task_id)
         asked = [each.scheduling for each in wanted.values()]
         self._registry.order.check_room(asked, self._clock.now_us(), principal.home)
 
@@ -81,7 +87,8 @@ class Submissions:
         """The record of a task of ``tenant``, unless it could never run or its id is taken."""
         if self._ownership.owner(task_id) is not None:
             raise Conflict("the id is taken", where="task_id", hint="Choose another one, or leave it out")
-        self._registry.check(wanted.plugin, wanted.action, wanted.params)
+        later = [ref.path for ref in references(wanted.params)]
+        self._registry.check(wanted.plugin, wanted.action, wanted.params, later)
         now = self._clock.now_us()
         if wanted.scheduling.not_before_us > now + NOT_BEFORE_US_MAX:
             raise InvalidRequest("is more than 28 days ahead", where="not_before_us")
@@ -106,3 +113,13 @@ class Submissions:
             secret = msgspec.json.encode([tenant or wanted.scheduling.tenant, wanted.idempotency_key])
             return f"k{sha256(secret).hexdigest()[:31]}"
         return self._new_task_id()
+
+
+def with_inputs(wanted: SubmitRequest) -> SubmitRequest:
+    """``wanted``, which comes after every task that its parameters refer to."""
+    after = tuple(dict.fromkeys((*wanted.scheduling.after, *(ref.task_id for ref in references(wanted.params)))))
+    if after == wanted.scheduling.after:
+        return wanted
+    if len(after) > UPSTREAMS_MAX:
+        raise InvalidRequest(f"comes after {len(after)} tasks; at most {UPSTREAMS_MAX} are allowed", where="after")
+    return msgspec.structs.replace(wanted, scheduling=msgspec.structs.replace(wanted.scheduling, after=after))

@@ -6,7 +6,7 @@ contains: an attempt only writes what the fold will accept.
 
 import asyncio
 import os
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -14,9 +14,10 @@ import msgspec
 
 from apexstream.core.chunk import FROM_UNKNOWN, GENESIS, Chunk, Kind
 from apexstream.core.claims import ClaimWords
-from apexstream.core.errors import ApexError, Unavailable
+from apexstream.core.errors import ApexError, ChunkDecodeError, DataCorruption, InvalidParameters, Unavailable
 from apexstream.core.events import TaskChange, TaskSubmitted
 from apexstream.core.fold import StreamFold
+from apexstream.core.inputs import may_refer
 from apexstream.core.options import ErrorClass, TaskOptions
 from apexstream.log.cipher import KEY_BYTES, SEAL_BYTES, AttemptCipher, KeyProvider, claimed_key, key_words
 from apexstream.runner.appender import RunEncoder, StreamAppender
@@ -34,6 +35,10 @@ CLAIM_TRIES_MAX = 5
 FENCE_DELAY_S = 0.02  # a fence waits this long for the first chunk, to leave in one batch with it
 
 END_OF = {Kind.COMPLETE: TaskChange.COMPLETED, Kind.ERROR: TaskChange.FAILED, Kind.CANCELLED: TaskChange.CANCELLED}
+
+
+FillInputs = Callable[[bytes], Awaitable[bytes]]
+"""Gives parameters with the values that they refer to; see ``runner.inputs``."""
 
 
 class StreamLog(Protocol):
@@ -103,6 +108,7 @@ class Attempt:
         measures: AttemptMeasures,
         buffer: Buffer,
         party: Party,
+        inputs: FillInputs,
         keys: KeyProvider | None = None,
     ) -> None:
         self.task = task
@@ -114,6 +120,7 @@ class Attempt:
         self._options = options
         self._resume_mode = resume_mode
         self._buffer = buffer
+        self._inputs = inputs
         self._keys = keys
         self._cipher: AttemptCipher | None = None
         self._cancelled_at = 0.0
@@ -203,13 +210,16 @@ class Attempt:
         if self._broken is not None:
             raise self._broken
         self._number = place.attempt
-        if self.cancel_reason is None and not self._parking:
+        params = await self._params()
+        if self._outcome.done():
+            pass  # there is nothing to begin with
+        elif self.cancel_reason is None and not self._parking:
             call = Call(
                 task_id=task.task_id,
                 attempt=place.attempt,
                 plugin=task.plugin,
                 action=task.action,
-                params=task.params,
+                params=params,
                 resume=place.resume,
                 traceparent=tracing.current() or task.traceparent,
             )
@@ -235,6 +245,17 @@ class Attempt:
         if self._broken is not None:
             raise self._broken
         return await self._conclude(outcome, place.attempt)
+
+    async def _params(self) -> bytes:
+        """The task's parameters, with what it takes from other tasks; without that the attempt has failed for good."""
+        params = self.task.params
+        if may_refer(params) and self.cancel_reason is None and not self._parking:
+            try:
+                return await self._inputs(params)
+            except (InvalidParameters, DataCorruption, ChunkDecodeError) as problem:
+                error_class = ErrorClass.PERMANENT.value
+                self.ended(CallOutcome(ending=Ending.FAILED, error=problem.as_dict(), error_class=error_class))
+        return params
 
     async def fail_for_good(self, failed: Failed, reason: str) -> Ended:
         """Close the stream with the error; nobody tries again."""

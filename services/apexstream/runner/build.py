@@ -21,11 +21,14 @@ from apexstream.log.connection import connection
 from apexstream.log.fetcher import LogReader, Tail
 from apexstream.log.former import remove_members
 from apexstream.log.group import GroupReader
+from apexstream.log.index import StreamIndex
 from apexstream.log.keyed import KeyedLog
+from apexstream.log.outside import OutsideChunks
 from apexstream.log.registry import codec_of
+from apexstream.log.segments import SegmentReader
 from apexstream.log.tails import Tails
 from apexstream.log.writer import Writer
-from apexstream.runner.attempt import Attempt, Failed
+from apexstream.runner.attempt import Attempt, Failed, FillInputs
 from apexstream.runner.buffer import Buffer
 from apexstream.runner.coordination import Coordinator
 from apexstream.runner.host.catalogue import Catalogue
@@ -33,6 +36,7 @@ from apexstream.runner.host.confinement import Confinement
 from apexstream.runner.host.port import ActionHost
 from apexstream.runner.host.process import installed_plugins
 from apexstream.runner.host.routed import RoutedHost
+from apexstream.runner.inputs import Inputs
 from apexstream.runner.measures import ActionMeasures
 from apexstream.runner.resources import announced, measured
 from apexstream.runner.retries import RetryBudget
@@ -64,6 +68,7 @@ async def serve(settings: Settings, *, ready: Callable[[str], None], stop: async
         settings.topic(name) for name in ("chunks", "task-events", "runners", "dead-letters")
     )
     assignments, control = settings.topic("assignments"), settings.topic("control")
+    keys = key_provider(settings)
     resources = announced(measured(), settings.runner_resources, settings.runner_labels)
     async with (
         Writer(
@@ -72,12 +77,29 @@ async def serve(settings: Settings, *, ready: Callable[[str], None], stop: async
         LogReader(kafka, client_id=f"{runner_id}-scan") as scans,
         LogReader(kafka, client_id=f"{runner_id}-control") as controls,
         LogReader(kafka, client_id=f"{runner_id}-meet") as meetings,
+        LogReader(kafka, client_id=f"{runner_id}-streams") as streams,
+        Inputs(
+            lambda: StreamIndex(streams, settings.topic("streams"), codec),
+            lambda index: OutsideChunks(
+                chunks,
+                codec,
+                reader=scans,
+                writer=writer,
+                index=index,
+                segments=segments,
+                writer_id=writer_id,
+                now_us=clock.now_us,
+            ),
+            segments := SegmentReader(scans, settings.topic("segments"), codec),
+            keys,
+        ) as inputs,
         host,
     ):
         await writer.prepare(chunks, events, states, letters, settings.topic("coordination"))
         await scans.partitions(chunks)
         await scans.partitions(assignments)
         await scans.partitions(events)
+        await scans.partitions(settings.topic("segments"))
         await scans.partitions(settings.topic("coordination"))
         await meetings.partitions(settings.topic("coordination"))
         buffer = Buffer(settings.runner_buffer_mb << 20, host.hold)
@@ -101,8 +123,9 @@ async def serve(settings: Settings, *, ready: Callable[[str], None], stop: async
             runner_id=runner_id,
             clock=clock,
             codec=codec,
-            keys=key_provider(settings),
+            keys=keys,
             buffer=buffer,
+            inputs=inputs.fill,
             coordinator=coordinator,
             publish_event=lambda key, value: writer.append(events, key.encode(), value),
             publish_letter=lambda key, value: writer.append(letters, key.encode(), value),
@@ -152,6 +175,7 @@ class _Works:
         codec: Codec,
         keys: KeyProvider | None,
         buffer: Buffer,
+        inputs: FillInputs,
         coordinator: Coordinator,
         publish_event: Callable[[str, bytes], Awaitable[object]],
         publish_letter: Callable[[str, bytes], Awaitable[object]],
@@ -166,6 +190,7 @@ class _Works:
         self._codec = codec
         self._keys = keys
         self._buffer = buffer
+        self._inputs = inputs
         self._coordinator = coordinator
         self._publish_event = publish_event
         self._publish_letter = publish_letter
@@ -194,6 +219,7 @@ class _Works:
                 measures=measures.attempt(tracing.trace_id_of(task.traceparent)),
                 keys=self._keys,
                 buffer=self._buffer,
+                inputs=self._inputs,
                 party=self._coordinator.party(task),
             )
 

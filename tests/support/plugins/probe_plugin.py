@@ -46,6 +46,12 @@ async def fail(after: int = 2) -> AsyncIterator[int]:
 
 
 @plugin.action
+async def total(value: int, others: tuple[int, ...] = ()) -> AsyncIterator[dict[str, Any]]:
+    """Yield what it was given, and the sum."""
+    yield {"value": value, "others": others, "sum": value + sum(others)}
+
+
+@plugin.action
 async def odd(what: str) -> AsyncIterator[Any]:
     """Yield one good chunk and one that cannot be one."""
     yield "good"
