@@ -3,6 +3,7 @@ import { existsSync, writeFileSync } from "node:fs"
 
 import { HttpAgent } from "@ag-ui/client"
 import { Chat } from "@ai-sdk/react"
+import { WorkflowChatTransport } from "@ai-sdk/workflow/client"
 import { DefaultChatTransport } from "ai"
 import { EventSource } from "eventsource"
 
@@ -49,6 +50,33 @@ const cases = {
     while ((await fetch(`${api}/${id}/stream`)).status !== 204) await new Promise((resolve) => setTimeout(resolve, 50))
     await third.made.resumeStream()
     return { before, first: shown(first), second: shown(second), third: shown(third) }
+  },
+
+  /** The connection breaks in the middle, twice; the transport comes back by itself. */
+  async torn() {
+    let asked = 0
+    const torn = async (address, init) => {
+      const answer = await fetch(address, init)
+      asked += 1
+      if (asked > 2) {
+        writeFileSync(gate, "")
+        return answer
+      }
+      let seen = ""
+      const tear = new TransformStream({
+        transform(chunk, controller) {
+          seen += new TextDecoder().decode(chunk)
+          controller.enqueue(chunk)
+          if (seen.includes("you said ")) controller.error(new Error("torn"))
+        },
+      })
+      return new Response(answer.body.pipeThrough(tear), { status: answer.status, headers: answer.headers })
+    }
+    const errors = []
+    const transport = new WorkflowChatTransport({ api, fetch: torn })
+    const made = new Chat({ transport, onError: (error) => errors.push(error.message) })
+    await made.sendMessage({ text: "hello" }, { body })
+    return { asked, ...shown({ made, errors }) }
   },
 
   /** The answer is written anew by a second attempt: what the first one wrote is gone. */

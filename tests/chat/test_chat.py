@@ -52,6 +52,13 @@ async def test_a_page_that_is_loaded_again_resumes_the_answer_and_finds_none_onc
     assert len(told["third"]["messages"]) == 1
 
 
+async def test_an_answer_that_is_torn_off_goes_on_by_itself_and_nothing_of_it_is_there_twice(run: Run, tmp_path: Path):
+    told = await run("torn", gate=str(tmp_path / "gate"))
+
+    assert (told["asked"], told["status"], told["errors"]) == (3, "ready", [])
+    assert parts(told["messages"][1])[:2] == ["attempt 1: you said enough", {"answers": 1}]
+
+
 async def test_what_a_failed_attempt_wrote_is_gone_from_the_answer(run: Run, tmp_path: Path):
     told = await run("falter", gate=str(tmp_path / "gate"), falter=True)
 

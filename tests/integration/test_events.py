@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import re
 import socket
 from collections.abc import AsyncIterator
 from contextlib import aclosing
@@ -12,7 +13,7 @@ import httpx
 import msgspec
 import pytest
 import pytest_asyncio
-from tests.support.show import Show, show, shown
+from tests.support.show import Show, gateway, show, shown
 from tests.support.sse import TIMEOUT_S, events
 from tests.support.streams import Author, data, numbered
 
@@ -150,6 +151,33 @@ async def test_line_ends_between_the_tokens_of_json_do_not_break_an_event(screen
     await screen.write("pretty", *Author("pretty").whole(data(b'{\n  "a": "x\\ny",\r\n  "b": 1\r}')))
     (update, _) = await read(screen, "pretty")
     assert update["data"] == {"a": "x\ny", "b": 1}
+
+
+async def test_a_gateway_that_stops_ends_events_in_order_and_breaks_off_the_answers_of_chats(screen: Show, kafka: str):
+    author = Author("drained")
+    await screen.submit("drained")
+    await screen.write("drained", author.claim(0), author.run(numbered(3)))
+
+    async def answer_of(address: str, path: str, begun: asyncio.Event) -> str:
+        text = ""
+        async with httpx.AsyncClient(base_url=address, timeout=TIMEOUT_S) as http, http.stream("GET", path) as answer:
+            async for part in answer.aiter_text():
+                text += part
+                if '"data":2' in text:
+                    begun.set()
+        return text
+
+    begun = [asyncio.Event(), asyncio.Event()]
+    async with asyncio.timeout(TIMEOUT_S):
+        async with gateway(kafka, screen.rig.prefix) as other:
+            over_events = asyncio.create_task(answer_of(other, "/streams/drained/events", begun[0]))
+            of_a_chat = asyncio.create_task(answer_of(other, "/streams/drained/ui-messages", begun[1]))
+            await asyncio.gather(*(each.wait() for each in begun))
+        last_id = re.findall(r"^id: (.+)$", await over_events, re.MULTILINE)[-1]
+        with pytest.raises(httpx.RemoteProtocolError):
+            await of_a_chat
+    await screen.write("drained", author.run(data(b"{}", last=Kind.COMPLETE)))
+    assert [message["seq"] for message in await read(screen, "drained", last_id)] == [3]
 
 
 async def test_a_reader_that_stops_reading_is_hung_up_on_and_the_others_are_not(screen: Show):

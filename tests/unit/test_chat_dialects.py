@@ -94,16 +94,16 @@ def test_bytes_are_a_file_and_progress_is_data_that_replaces_itself() -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "payload", "last"),
+    ("kind", "payload", "last", "reason"),
     [
-        (Kind.ERROR, b'{"code":"plugin_failed","message":"boom"}', {"type": "error", "errorText": "boom"}),
-        (Kind.CANCELLED, b'{"reason":"enough","stopped_at_seq":1}', {"type": "abort", "reason": "enough"}),
-        (Kind.ERROR, b"[]", {"type": "error", "errorText": "the task failed"}),
+        (Kind.ERROR, b'{"code":"plugin_failed","message":"boom"}', {"type": "error", "errorText": "boom"}, "error"),
+        (Kind.CANCELLED, b'{"reason":"enough","stopped_at_seq":1}', {"type": "abort", "reason": "enough"}, "other"),
+        (Kind.ERROR, b"[]", {"type": "error", "errorText": "the task failed"}, "error"),
     ],
 )
-def test_a_message_ends_as_its_stream_does(kind: Kind, payload: bytes, last: dict[str, str]) -> None:
+def test_a_message_ends_as_its_stream_does(kind: Kind, payload: bytes, last: dict[str, str], reason: str) -> None:
     assert told(UiMessages("s"), [chunk(b'"a"'), chunk(payload, kind)])[3:] == [
-        delta("a"), {"type": "text-end", "id": "text"}, last, "[DONE]",
+        delta("a"), {"type": "text-end", "id": "text"}, last, {"type": "finish", "finishReason": reason}, "[DONE]",
     ]  # fmt: skip
 
 
@@ -113,6 +113,15 @@ def test_after_a_rewind_the_step_is_reset_and_its_text_begins_anew() -> None:
 
     assert events(dialect.again()) == [{"type": "reset-step"}]
     assert told(dialect, [chunk(b'"new"')])[2:] == [{"type": "text-start", "id": "text"}, delta("new")]
+
+
+@pytest.mark.parametrize(
+    ("known", "first"), [(0, START), (1, START[1:]), (2, [{"type": "reset-step"}]), (99, [{"type": "reset-step"}])]
+)
+def test_whoever_goes_on_with_a_message_is_told_all_of_its_parts_in_place_of_those_it_has(
+    known: int, first: list[Any]
+) -> None:
+    assert told(UiMessages("s", known), [chunk(b'"a"')]) == [*first, {"type": "text-start", "id": "text"}, delta("a")]
 
 
 def said(text: str) -> dict[str, str]:

@@ -1,6 +1,7 @@
 """Answers that go on for as long as a stream does: what views, server-sent events and chats share over HTTP."""
 
 import asyncio
+import contextlib
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import AsyncExitStack
 from typing import Any, Final
@@ -21,6 +22,10 @@ BEAT_S: Final = 15.0
 BEGIN_S_MAX: Final = 30.0  # until a stream that exists can be read
 EVENTS: Final = "text/event-stream"
 HEADERS: Final = {"cache-control": "no-store", "x-accel-buffering": "no", "x-content-type-options": "nosniff"}
+
+
+class BrokenOff(Exception):
+    """An answer is not whole, and must not look so: its connection is broken off."""
 
 
 class Place(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -63,8 +68,10 @@ class Streamed(StreamingResponse):
         self._reading_on = reading_on
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async with self._reading_on:
-            await super().__call__(scope, receive, send)
+        # An answer that is left unfinished has uvicorn close its connection, in which clients see an error.
+        with contextlib.suppress(BrokenOff):
+            async with self._reading_on:
+                await super().__call__(scope, receive, send)
 
 
 async def begin(reader: Reader, first_s: float) -> Delivery | None:

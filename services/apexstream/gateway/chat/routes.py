@@ -10,6 +10,7 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
 from apexstream.core.errors import InvalidRequest, UnknownTask
+from apexstream.core.ids import check_id
 from apexstream.core.scheduling import Scheduling
 from apexstream.core.task import TaskState
 from apexstream.gateway.access import Principal, Verb, principal_of
@@ -62,24 +63,26 @@ class Chats:
         The same message of the same chat is the same task, however often it is sent; regenerating is a task of its own.
         """
         body = parse(await read_body(request), dict[str, Any])
-        chat_id, messages = _text(body, "id"), body.get("messages")
+        chat_id, messages = _text(body, "id") if "id" in body else "", body.get("messages")
         if not isinstance(messages, list):
             raise InvalidRequest("not a list of messages", where="messages")
         newest = messages[-1].get("id", "") if messages and isinstance(messages[-1], dict) else ""
-        repeatable = body.get("trigger", "submit-message") == "submit-message" and newest
+        repeatable = chat_id and newest and body.get("trigger", "submit-message") == "submit-message"
         params = {name: value for name, value in body.items() if name not in _CHAT_OWN}
         key = [chat_id, newest, len(messages)] if repeatable else []
         principal = principal_of(request)
-        label = _hashed("chat-", principal.home, *_action(request), chat_id)
-        task_id = await self._submit(request, params, key=key, labels=(label,))
+        labels = (_hashed("chat-", principal.home, *_action(request), chat_id),) if chat_id else ()
+        task_id = await self._submit(request, params, key=key, labels=labels)
         return self._told(task_id, principal, UiMessages(task_id))
 
     async def resume(self, request: Request) -> Response:
         """``GET /chat/{plugin}/{action}/{chat_id}/stream``: the chat's answer that is being written, from its beginning; 204 if
-        there is none."""
-        principal = principal_of(request)
+        there is none. With ``startIndex`` the id is that of an answer, of which the reader has so many events."""
+        principal, chat_id = principal_of(request), str(request.path_params["chat_id"])
+        if (known := request.query_params.get("startIndex")) is not None:
+            self._check_readable(check_id(chat_id, "chat_id"), principal)
+            return self._told(chat_id, principal, UiMessages(chat_id, _count(known)))
         principal.require(Verb.READ)
-        chat_id = str(request.path_params["chat_id"])
         newest = self._newest(_hashed("chat-", principal.home, *_action(request), chat_id), principal)
         if newest is None or newest.status.final:
             return Response(None, 204, HEADERS)
@@ -110,9 +113,12 @@ class Chats:
 
     def _readable(self, request: Request) -> tuple[str, Principal]:
         stream_id, principal = path_id(request), principal_of(request)
+        self._check_readable(stream_id, principal)
+        return stream_id, principal
+
+    def _check_readable(self, stream_id: str, principal: Principal) -> None:
         principal.require(Verb.READ, stream_id)
         self._parts.ownership.check(principal, stream_id)
-        return stream_id, principal
 
     async def _submit(
         self, request: Request, params: dict[str, Any], *, key: list[Any], labels: tuple[str, ...] = ()
@@ -150,6 +156,14 @@ def _text(body: dict[str, Any], name: str) -> str:
         raise InvalidRequest("not a text", where=name)
     _check_length(value, name)
     return value
+
+
+def _count(text: str) -> int:
+    """A number of events; one that counts from the end is none, and everything is told."""
+    try:
+        return max(0, int(text[:20]))
+    except ValueError:
+        raise InvalidRequest(f"{text[:20]!r} is not a number", where="startIndex") from None
 
 
 def _check_length(value: str, name: str) -> None:

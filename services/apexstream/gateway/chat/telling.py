@@ -2,20 +2,20 @@
 
 from collections.abc import AsyncGenerator
 
-from apexstream.core.errors import ApexError, Unavailable
+from apexstream.core.errors import ApexError
 from apexstream.gateway.chat.dialect import REWOUND, Dialect
 from apexstream.gateway.cursors import Position
 from apexstream.gateway.hub import Hub
 from apexstream.gateway.reader import Reader, Stopped, reading
-from apexstream.gateway.streamed import BEAT_S, next_delivery
+from apexstream.gateway.streamed import BEAT_S, BrokenOff, next_delivery
 from apexstream.runtime import meters
 
 _BEAT = b":\n\n"
 
 
 async def tell(hub: Hub, stream_id: str, tenant: str, dialect: Dialect) -> AsyncGenerator[bytes, None]:
-    """What ``dialect`` makes of the stream. If this gateway stops or the reader is too slow, it ends in an error: an answer that
-    just ends would look like a whole one."""
+    """What ``dialect`` makes of the stream. If this gateway stops or the reader is too slow it raises :class:`BrokenOff`: an
+    answer that just ends would look like a whole one."""
     watching = meters.VIEWERS.of(dialect.encoding.name)
     watching.value += 1
     start: Position | None = Position(0)
@@ -31,7 +31,7 @@ async def tell(hub: Hub, stream_id: str, tenant: str, dialect: Dialect) -> Async
                         break
                     yield data if data == _BEAT else dialect.shown(data)
                 if reader.stopped in {Stopped.DRAINING, Stopped.SLOW}:
-                    raise Unavailable("the answer is broken off here", hint="Ask for it again: nothing of it is lost")
+                    raise BrokenOff
     except ApexError as problem:
         yield dialect.failed(problem)
     finally:

@@ -24,10 +24,15 @@ PASSED = frozenset({
 """Types of objects that a plugin may yield and that are told as they are; so is every ``data-…``."""
 
 _DONE = b"data: [DONE]\n\n"
+_START_STEP = event({"type": "start-step"})
+_RESET_STEP = event({"type": "reset-step"})
 _DELTA = b'data: {"type":"text-delta","id":"text","delta":'
 _TEXT_START = event({"type": "text-start", "id": TEXT})
 _TEXT_END = event({"type": "text-end", "id": TEXT})
-_FINISH = event({"type": "finish-step"}) + event({"type": "finish", "finishReason": "stop"}) + _DONE
+
+
+def _finish(reason: str) -> bytes:
+    return event({"type": "finish", "finishReason": reason}) + _DONE
 
 
 class UiMessageStream:
@@ -50,11 +55,11 @@ class _Parts(Joined):
                 progress = msgspec.Raw(in_one_line(chunk.payload))
                 return event({"type": "data-progress", "id": "progress", "data": progress})
             case Kind.COMPLETE:
-                return END + _FINISH
+                return END + event({"type": "finish-step"}) + _finish("stop")
             case Kind.ERROR:
-                return END + event({"type": "error", "errorText": why_of(chunk)[0]}) + _DONE
+                return END + event({"type": "error", "errorText": why_of(chunk)[0]}) + _finish("error")
             case _:
-                return END + event({"type": "abort", "reason": why_of(chunk)[0]}) + _DONE
+                return END + event({"type": "abort", "reason": why_of(chunk)[0]}) + _finish("other")
 
 
 def _part(seq: int, chunk: Chunk) -> bytes:
@@ -72,12 +77,17 @@ def _part(seq: int, chunk: Chunk) -> bytes:
 
 
 class UiMessages:
-    """The stream of a task as one message; see :class:`apexstream.gateway.chat.dialect.Dialect`."""
+    """The stream of a task as one message; see :class:`apexstream.gateway.chat.dialect.Dialect`.
+
+    ``known``: so many events of it the reader has, and goes on with. What they were depends on when it read, so all parts are
+    told again, and take the place of those that it has.
+    """
 
     encoding = UiMessageStream()
 
-    def __init__(self, stream_id: str) -> None:
+    def __init__(self, stream_id: str, known: int = 0) -> None:
         self._stream_id = stream_id
+        self._known = known
         self._in_text = False
 
     @property
@@ -90,7 +100,9 @@ class UiMessages:
         }
 
     def begin(self) -> bytes:
-        return event({"type": "start", "messageId": self._stream_id}) + event({"type": "start-step"})
+        if self._known > 1:
+            return _RESET_STEP
+        return _START_STEP if self._known else event({"type": "start", "messageId": self._stream_id}) + _START_STEP
 
     def shown(self, data: bytes) -> bytes:
         at = -1 if self._in_text else data.find(_DELTA)
@@ -102,7 +114,7 @@ class UiMessages:
 
     def again(self) -> bytes:
         self._in_text = False
-        return event({"type": "reset-step"})
+        return _RESET_STEP
 
     def failed(self, problem: ApexError) -> bytes:
-        return event({"type": "error", "errorText": str(problem)}) + _DONE
+        return event({"type": "error", "errorText": str(problem)}) + _finish("error")
