@@ -137,6 +137,20 @@ def test_metrics_are_scraped_where_they_are_served():
             assert ports["metrics"] == METRICS_PORT
 
 
+def test_gateways_of_a_cluster_share_the_keys_that_the_runbook_asks_for():
+    (patch,) = (
+        p["patch"] for p in kustomization("overlays/prod")["patches"] if p["target"]["name"].endswith("-gateway")
+    )
+    added = [entry["value"] for entry in yaml.safe_load(patch)]
+    files = {value["name"]: Path(value["value"]) for value in added if value["name"].startswith("APEX_")}
+    (mount,) = (value for value in added if value.get("mountPath") == "/run/secrets/apexstream")
+    (volume,) = (value for value in added if value["name"] == mount["name"] and "secret" in value)
+    runbook = (DEPLOY / "README.md").read_text("utf-8")
+    assert files.keys() == {"APEX_AUTH_KEYS", "APEX_CURSOR_KEY_FILE"}
+    assert {str(file.parent) for file in files.values()} == {mount["mountPath"]}
+    assert f"`{volume['secret']['secretName']}` with " + " and ".join(f"`{f.name}`" for f in files.values()) in runbook
+
+
 def test_the_registry_is_the_one_that_is_tested():
     assert COMPOSE["services"]["registry"]["image"].endswith(f"-kafkasql:{REGISTRY_VERSION}}}")
 

@@ -3,13 +3,17 @@
 import asyncio
 import signal
 from pathlib import Path
+from typing import Any
 
+import httpx
 import msgspec
 import psutil
 import websockets
+from prometheus_client.parser import text_string_to_metric_families
 from tests.support.archive import rig
 from tests.support.gateways import GatewayProcess, gateways
 from tests.support.streams import CODEC, NOW_US, Author, append, numbered
+from tests.support.system import free_ports
 
 from apexstream.core.events import TaskSubmitted
 from apexstream.core.tiers import Tier
@@ -39,9 +43,11 @@ async def viewer(url: str) -> websockets.ClientConnection:
 
 
 async def test_workers_share_clients_are_replaced_and_say_goodbye(kafka: str, topic_prefix: str, tmp_path: Path):
+    (metrics_port,) = free_ports(1)
+    settings = {"APEX_GATEWAY_WORKERS": "2", "APEX_METRICS_PORT": str(metrics_port)}
     async with (
         rig(kafka, topic_prefix) as made,
-        gateways(1, kafka, topic_prefix, tmp_path, APEX_GATEWAY_WORKERS="2") as (gateway,),
+        gateways(1, kafka, topic_prefix, tmp_path, **settings) as (gateway,),
     ):
         await made.writer.prepare(made.topic("tasks.normal"))
         task = TaskSubmitted(
@@ -58,6 +64,10 @@ async def test_workers_share_clients_are_replaced_and_say_goodbye(kafka: str, to
             for socket in sockets:
                 assert [msgspec.json.decode(await socket.recv())["seq"] for _ in range(3)] == [0, 1, 2]
             assert owners(gateway.port, before) == before
+            assert (await ready(metrics_port))["checks"]["workers"] == "ok"
+            shown = await metrics(metrics_port, "apexstream_gateway_viewers")
+            assert sum(shown.values()) == CLIENTS
+            assert shown.keys() == {"0", "1"}
 
             victim = min(before)
             psutil.Process(victim).send_signal(signal.SIGKILL)
@@ -69,6 +79,27 @@ async def test_workers_share_clients_are_replaced_and_say_goodbye(kafka: str, to
         assert codes.count(4000) + codes.count(1006) == CLIENTS
         assert min(codes.count(4000), codes.count(1006)) >= 1
         assert not any(psutil.pid_exists(pid) for pid in before)
+
+
+async def metrics(port: int, name: str) -> dict[str, float]:
+    """A metric of the gateway by worker, as Prometheus reads it."""
+    async with httpx.AsyncClient() as http:
+        page = (await http.get(f"http://127.0.0.1:{port}/metrics", timeout=30)).text
+    samples = [sample for family in text_string_to_metric_families(page) for sample in family.samples]
+    found: dict[str, float] = {}
+    for sample in samples:
+        if sample.name == name and "worker" in sample.labels:
+            found[sample.labels["worker"]] = found.get(sample.labels["worker"], 0) + sample.value
+    return found
+
+
+async def ready(port: int) -> dict[str, Any]:
+    """What readiness says once it is well: a worker is ready a moment after it listens."""
+    async with asyncio.timeout(60), httpx.AsyncClient() as http:
+        while not (answer := await http.get(f"http://127.0.0.1:{port}/readyz", timeout=30)).is_success:
+            await asyncio.sleep(0.1)
+    report: dict[str, Any] = answer.json()
+    return report
 
 
 async def closed(socket: websockets.ClientConnection) -> int | None:

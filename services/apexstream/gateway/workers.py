@@ -12,6 +12,7 @@ import signal
 import socket
 import sys
 import threading
+import urllib.request
 from collections.abc import Callable
 from functools import partial
 
@@ -19,8 +20,10 @@ import structlog
 
 from apexstream.core.errors import InvalidConfiguration, Unavailable
 from apexstream.gateway.build import serve_one
+from apexstream.runtime.health import HEALTH
 from apexstream.runtime.lifecycle import Serve, run_service
 from apexstream.runtime.logs import configure_logs
+from apexstream.runtime.meters import METERS
 from apexstream.runtime.probes import expose
 from apexstream.runtime.settings import Settings, load_settings
 from apexstream.runtime.supervise import run_until
@@ -29,7 +32,11 @@ from apexstream.runtime.tracing import exported
 START_TIMEOUT_S = 120.0
 RESTART_DELAY_MIN_S = 0.2
 RESTART_DELAY_MAX_S = 10.0
+SCRAPE_TIMEOUT_S = 3.0
 STEADY_S = 10.0  # a worker that ran for so long had started well
+
+_LINE_BYTES_MAX = 256
+_OPEN_METRICS = "application/openmetrics-text; version=1.0.0"
 
 _log = structlog.get_logger(__name__)
 
@@ -44,7 +51,16 @@ async def serve_workers(settings: Settings, *, ready: Callable[[str], None], sto
             ready(f"http://{settings.host}:{port}")
             await asyncio.Event().wait()
 
-        await run_until(stop, *(worker.run() for worker in workers), tell())
+        def pages() -> dict[str, str]:
+            return {str(each.number): page for each in workers if (page := each.metrics())}
+
+        METERS.beside.append(pages)
+        uncheck = HEALTH.check("workers", lambda: ", ".join(each.trouble() for each in workers if each.trouble()))
+        try:
+            await run_until(stop, *(worker.run() for worker in workers), tell())
+        finally:
+            uncheck()
+            METERS.beside.remove(pages)
 
 
 class _Worker:
@@ -52,7 +68,8 @@ class _Worker:
 
     def __init__(self, number: int, settings: Settings, port: int) -> None:
         self.ready = asyncio.Event()
-        self._number = number
+        self.number = number
+        self._probes = ""  # where its metrics and health are; empty while it does not serve
         self._settings = settings
         self._port = port
 
@@ -63,11 +80,26 @@ class _Worker:
             began = asyncio.get_running_loop().time()
             status = await self._live()
             if not self.ready.is_set():
-                raise Unavailable(f"worker {self._number} ended with status {status}", hint="Its log says why")
-            _log.error("a worker died, and is started again", worker=self._number, status=status, delay_s=delay_s)
+                raise Unavailable(f"worker {self.number} ended with status {status}", hint="Its log says why")
+            _log.error("a worker died, and is started again", worker=self.number, status=status, delay_s=delay_s)
             await asyncio.sleep(delay_s)
             steady = asyncio.get_running_loop().time() - began > STEADY_S
             delay_s = RESTART_DELAY_MIN_S if steady else min(2 * delay_s, RESTART_DELAY_MAX_S)
+
+    def metrics(self) -> str:
+        """Its page of metrics; empty if it gives none. Called from another thread."""
+        if not self._probes:
+            return ""
+        request = urllib.request.Request(f"{self._probes}/metrics", headers={"Accept": _OPEN_METRICS})  # noqa: S310
+        try:
+            with urllib.request.urlopen(request, timeout=SCRAPE_TIMEOUT_S) as answer:  # noqa: S310 - our own worker
+                return str(answer.read(), "utf-8")
+        except OSError:
+            return ""  # it ends, or is too busy: the others are shown
+
+    def trouble(self) -> str:
+        """Why it does not serve; empty while it does."""
+        return "" if self._probes or self._settings.metrics_port == "off" else f"worker {self.number} is not ready"
 
     async def _live(self) -> int:
         """Start a process and wait for its end: its exit status."""
@@ -75,25 +107,28 @@ class _Worker:
         with ours, its:
             environ = os.environ | {"KAFKA_BOOTSTRAP_SERVERS": self._settings.bootstrap_servers}
             if self._settings.instance:
-                environ["APEX_INSTANCE"] = f"{self._settings.instance}.{self._number}"
+                environ["APEX_INSTANCE"] = f"{self._settings.instance}.{self.number}"
             process = await asyncio.create_subprocess_exec(
-                sys.executable, "-m", __name__, str(self._number), str(self._port), str(its.fileno()),
+                sys.executable, "-m", __name__, str(self._port), str(its.fileno()),
                 env=environ, pass_fds=[its.fileno()],
             )  # fmt: skip
             its.close()
             ours.setblocking(False)
             try:
-                if await self._said_ready(ours):
+                if said := await self._said_ready(ours):
+                    self._probes = said.strip().decode()
                     self.ready.set()
                 return await process.wait()
             finally:
+                self._probes = ""
                 await self._end(process)
 
-    async def _said_ready(self, line: socket.socket) -> bool:
+    async def _said_ready(self, line: socket.socket) -> bytes:
+        """What it said once it was ready: the URL of its metrics and health, if any, in a line. Nothing: it was not."""
         with contextlib.suppress(TimeoutError, ConnectionError):
             async with asyncio.timeout(START_TIMEOUT_S):
-                return bool(await asyncio.get_running_loop().sock_recv(line, 1))
-        return False
+                return await asyncio.get_running_loop().sock_recv(line, _LINE_BYTES_MAX)
+        return b""
 
     async def _end(self, process: asyncio.subprocess.Process) -> None:
         if process.returncode is not None:
@@ -143,13 +178,12 @@ class reserve:  # noqa: N801 - reads as a verb: with reserve(host, port) as port
             self._held.close()
 
 
-def _worker(number: int, port: int, line: socket.socket) -> None:
+def _worker(port: int, line: socket.socket) -> None:
     """This process is a worker, until it is told to stop, or whoever started it is gone."""
     settings = load_settings()
-    metrics_port = settings.metrics_port
-    if metrics_port not in {"off", 0}:
-        metrics_port = int(metrics_port) + 1 + number  # the process that started this one has the first
-    settings = settings.model_copy(update={"port": port, "gateway_workers": 1, "metrics_port": metrics_port})
+    # Whoever looks sees one gateway: the process that started this one shows its metrics, with the number as a label.
+    probes = {"metrics_host": "127.0.0.1", "metrics_port": "off" if settings.metrics_port == "off" else 0}
+    settings = settings.model_copy(update={"port": port, "gateway_workers": 1, **probes})
     configure_logs(settings, service="gateway")
 
     def tie(stop: Callable[[], None]) -> None:
@@ -160,9 +194,9 @@ def _worker(number: int, port: int, line: socket.socket) -> None:
         threading.Thread(target=wait, name="line to the supervisor", daemon=True).start()
 
     serve: Serve = partial(serve_one, shared=True)
-    with exported("gateway"), expose("gateway", settings):
-        run_service(serve, settings, ready=lambda _: line.sendall(b"r"), tie=tie)
+    with exported("gateway"), expose("gateway", settings) as url:
+        run_service(serve, settings, ready=lambda _: line.sendall(f"{url}\n".encode()), tie=tie)
 
 
 if __name__ == "__main__":
-    _worker(int(sys.argv[1]), int(sys.argv[2]), socket.socket(fileno=int(sys.argv[3])))
+    _worker(int(sys.argv[1]), socket.socket(fileno=int(sys.argv[2])))

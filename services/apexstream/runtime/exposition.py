@@ -8,6 +8,7 @@ from prometheus_client import CollectorRegistry, GCCollector, ProcessCollector
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.metrics_core import Metric as Family
+from prometheus_client.openmetrics.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector
 from prometheus_client.samples import Exemplar as Sample
 
@@ -15,13 +16,17 @@ from apexstream import __version__
 from apexstream.runtime.instruments import Counter, Declared, Exemplar, Gauge, Histogram, Spread
 from apexstream.runtime.probes import Render
 
+WORKER = "worker"
+
 
 def renderer(declared: Declared, *, service: str) -> Render:
     """Makes the page of this process' metrics, those of the process itself (CPU, memory, files) included."""
+    own = CollectorRegistry(auto_describe=False)
+    own.register(_Cells(declared, service))
+    ProcessCollector(registry=own)
+    GCCollector(registry=own)
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(_Cells(declared, service))
-    ProcessCollector(registry=registry)
-    GCCollector(registry=registry)
+    registry.register(_All(own, declared))
 
     def render(accept: str) -> tuple[bytes, str]:
         encoder, content_type = choose_encoder(accept)
@@ -48,6 +53,28 @@ class _Cells(Collector):
         yield info
         for metric in self._declared.all():
             yield family(metric)
+
+
+class _All(Collector):
+    """This process' metrics, and those of the processes beside it with a label that tells which."""
+
+    def __init__(self, own: CollectorRegistry, declared: Declared) -> None:
+        self._own = own
+        self._declared = declared
+
+    def describe(self) -> list[Family]:
+        return []
+
+    def collect(self) -> Iterator[Family]:
+        families = {family.name: family for family in self._own.collect()}
+        for pages in self._declared.beside:
+            for worker, page in pages().items():
+                for found in text_string_to_metric_families(page):  # type: ignore[no-untyped-call]
+                    known = families.setdefault(found.name, Family(found.name, found.documentation, found.type))
+                    known.samples += [
+                        sample._replace(labels={**sample.labels, WORKER: worker}) for sample in found.samples
+                    ]
+        yield from families.values()
 
 
 def family(metric: Counter | Gauge | Histogram) -> Family:

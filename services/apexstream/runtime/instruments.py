@@ -5,7 +5,7 @@ labels become known. A reader may see a sum without its newest observation, neve
 """
 
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Generic, TypeVar
@@ -152,11 +152,16 @@ def _answers(reads: Iterable[tuple[Labels, Read]]) -> Iterator[tuple[Labels, flo
             continue
 
 
+Pages = Callable[[], Mapping[str, str]]
+"""Gives the pages (OpenMetrics) of processes that are part of this service, by the value of the label ``worker``."""
+
+
 class Declared:
     """All metrics of a process, each declared once."""
 
     def __init__(self) -> None:
         self._metrics: dict[str, Counter | Gauge | Histogram] = {}
+        self.beside: list[Pages] = []  # other processes' pages that are shown with this one's
 
     def counter(self, name: str, unit: str, meaning: str, *labels: str) -> Counter:
         """Declare a counter; its name ends with ``_total``."""

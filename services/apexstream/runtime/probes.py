@@ -53,10 +53,10 @@ def probes(host: str, port: int, health: Health, render: Render, *, service: str
 
 
 @contextmanager
-def expose(service: str, settings: Settings) -> Iterator[None]:
-    """Metrics and health of this process, where ``settings`` say, as long as the context lasts."""
+def expose(service: str, settings: Settings) -> Iterator[str]:
+    """Metrics and health of this process, where ``settings`` say, as long as the context lasts; gives the base URL, if any."""
     if settings.metrics_port == "off":
-        yield
+        yield ""
         return
     from apexstream.runtime.exposition import renderer
 
@@ -66,7 +66,7 @@ def expose(service: str, settings: Settings) -> Iterator[None]:
     render = renderer(METERS, service=service)
     with probes(settings.metrics_host, settings.metrics_port, HEALTH, render, service=service) as url:
         structlog.get_logger(__name__).info("metrics and health", url=url)
-        yield
+        yield url
 
 
 def _existing(folder: Path) -> Path:
