@@ -13,6 +13,7 @@ import pytest_asyncio
 from tests.support.archive import DEADLINE_S
 from tests.support.show import Show, show
 from tests.support.streams import Author, data
+from tests.support.web import drive
 
 from apexstream.client import Client
 from apexstream.core.chunk import Kind
@@ -164,10 +165,13 @@ async def test_events_go_on_at_the_last_id_and_whoever_has_all_is_told_to_stay_a
     assert done.status_code == 204
 
 
-async def test_the_python_client_follows_a_view_and_misses_nothing_that_it_shows(screen: Show, sealed: str):
+async def test_both_clients_follow_a_view_and_miss_nothing_that_it_shows(screen: Show, sealed: str):
     async with Client(screen.url) as client, aclosing(client.follow(sealed, view=THIRDS)) as following:
         frames = [frame async for frame in following]
     assert [frame.seq for frame in frames] == [*range(0, 3000, 3), 3000]
+    events = await drive("follow", screen.url, sealed, "", TEXT)
+    assert [(event["seq"], event["cursor"]) for event in events] == [(frame.seq, frame.cursor) for frame in frames]
+    assert await drive("follow", screen.url, sealed, frames[-3].cursor, TEXT) == events[-2:]
 
 
 @pytest.mark.parametrize(

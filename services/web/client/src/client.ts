@@ -6,7 +6,7 @@ import type { Credential, StreamEvent } from "./frames.ts";
 import { Gateway } from "./gateway.ts";
 import type { Catalogue, Submission, Task, Tier } from "./gateway.ts";
 import { Reader } from "./reader.ts";
-import type { Start } from "./position.ts";
+import type { Asked } from "./position.ts";
 
 export interface Options {
   /** Proves who asks; a function is asked for it every time, so that it can be renewed. */
@@ -28,7 +28,7 @@ export interface SubmitOptions {
   readonly scheduling?: object;
 }
 
-export type FollowOptions = Start & {
+export type FollowOptions = Asked & {
   readonly signal?: AbortSignal;
   /** Told whenever the socket below comes or goes. */
   readonly onLink?: (link: Link) => void;
@@ -102,6 +102,8 @@ export class ApexStream {
   }
 
   /** Every event of a stream from its start (or `cursor`, `fromSeq`, …) to its end: in order, none twice, none left out.
+   *
+   * With a `view` it gets what that shows: events keep their seqs, and a cursor is of the view.
    *
    * A lost socket is replaced, with jittered back-off, at the cursor of the last event. A `rewind` says that everything
    * from its seq on never happened. Throws a `GatewayError` when the stream is refused, `unavailable` after

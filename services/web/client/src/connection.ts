@@ -7,7 +7,7 @@ import { reconnectAfter } from "./closing.ts";
 import { PING_FRAME, authenticateFrame, parseFrames, streamFrame, subscribeFrame } from "./frames.ts";
 import type { Credential, ServerFrame, StreamEvent } from "./frames.ts";
 import { Position } from "./position.ts";
-import type { Start } from "./position.ts";
+import type { Asked } from "./position.ts";
 import type { ErrorInfo } from "./reading.ts";
 
 /** The state of the socket as a viewer needs to know it. */
@@ -64,6 +64,7 @@ const LOCAL_CODE = 0; // we hung up, and want to go on with another socket
 interface Follow {
   readonly follower: Follower;
   readonly position: Position;
+  readonly view: object | undefined;
   gaps: number;
   held: boolean;
 }
@@ -102,9 +103,10 @@ export class Connection {
     return this.#follows.size >= STREAMS_MAX;
   }
 
-  /** Follow a stream from `start`, replacing an earlier follower of it. The result stops following. */
-  follow(streamId: string, follower: Follower, start: Start = {}): () => void {
-    const follow: Follow = { follower, position: new Position(start), gaps: 0, held: false };
+  /** Follow a stream as `asked`, replacing an earlier follower of it. The result stops following. */
+  follow(streamId: string, follower: Follower, asked: Asked = {}): () => void {
+    const { view } = asked;
+    const follow: Follow = { follower, position: new Position(asked, view !== undefined), view, gaps: 0, held: false };
     const idle = this.#follows.size === 0;
     if (this.#link.state === "refused") this.#link = { state: "connecting" }; // that was for others
     const replaced = this.#follows.delete(streamId);
@@ -112,7 +114,7 @@ export class Connection {
     follower.onLink(this.#link);
     if (this.#socket === null) this.retryNow();
     else if (replaced) this.#restart("Starting over");
-    else if (this.#link.state === "live") this.#socket.send(subscribeFrame(streamId, follow.position.asks));
+    else if (this.#link.state === "live") this.#socket.send(subscribeFrame(streamId, follow.position.asks, view));
     if (idle && this.#socket !== null) this.#watch();
     return () => this.#unfollow(streamId, follow);
   }
@@ -172,9 +174,9 @@ export class Connection {
     this.#shown = "";
     this.#authenticate(credential);
     this.#tell({ state: "live" });
-    for (const [streamId, { position, held }] of this.#follows) {
+    for (const [streamId, { position, view, held }] of this.#follows) {
       if (position.ended) continue;
-      socket.send(subscribeFrame(streamId, position.asks));
+      socket.send(subscribeFrame(streamId, position.asks, view));
       if (held) socket.send(streamFrame("hold", streamId));
     }
   }

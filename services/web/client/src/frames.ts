@@ -66,8 +66,12 @@ export function authenticateFrame(credential: Credential): string {
   return JSON.stringify({ type: "authenticate", ...credential });
 }
 
-export function subscribeFrame(streamId: string, asks: Readonly<Record<string, string | number>>): string {
-  return JSON.stringify({ type: "subscribe", stream_id: streamId, ...asks, cursors: true, batches: true });
+export function subscribeFrame(
+  streamId: string,
+  asks: Readonly<Record<string, string | number>>,
+  view: object | undefined,
+): string {
+  return JSON.stringify({ type: "subscribe", stream_id: streamId, ...asks, cursors: true, batches: true, view });
 }
 
 export function streamFrame(type: "unsubscribe" | "hold" | "release", streamId: string): string {

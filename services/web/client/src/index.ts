@@ -10,5 +10,5 @@ export { ends, valueOf } from "./frames.ts";
 export type { Credential, End, Progress, Rewind, StreamEvent, Update } from "./frames.ts";
 export { Gateway, GatewayError, TIERS } from "./gateway.ts";
 export type { Action, Catalogue, Submission, Task, Tier } from "./gateway.ts";
-export type { Start } from "./position.ts";
+export type { Asked, Start } from "./position.ts";
 export type { ErrorInfo } from "./reading.ts";

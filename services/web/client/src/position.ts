@@ -14,15 +14,21 @@ export type Start =
   /** With the first chunk of that time (microseconds since the epoch) or later, or a little before. */
   | { readonly fromTimeUs: number };
 
+/** A start, and what of the stream is to be shown: `{operators: [...]}`, see docs/pipelines.md. */
+export type Asked = Start & { readonly view?: object };
+
 export class Position {
   readonly #start: Start;
+  readonly #sparse: boolean;
   /** The seq that must come next; null while only the gateway knows where the stream begins for this viewer. */
   next: number | null;
   cursor = "";
   ended = false;
 
-  constructor(start: Start = {}) {
+  /** `sparse`: seqs may be left out, as a view does. */
+  constructor(start: Start = {}, sparse = false) {
     this.#start = start;
+    this.#sparse = sparse;
     this.next = "cursor" in start || "tail" in start || "fromTimeUs" in start ? null : (start.fromSeq ?? 0);
   }
 
@@ -50,7 +56,7 @@ export class Position {
   #judge(event: StreamEvent): Verdict {
     if (this.next === null) return "deliver";
     if (event.kind === "rewind") return event.seq < this.next ? "deliver" : "known"; // else nothing delivered is affected
-    if (event.seq === this.next) return "deliver";
+    if (event.seq === this.next || (this.#sparse && event.seq > this.next)) return "deliver";
     return event.seq < this.next ? "known" : "gap";
   }
 }

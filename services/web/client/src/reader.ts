@@ -3,7 +3,7 @@ import type { Connection, Follower, Link } from "./connection.ts";
 import { GatewayError } from "./gateway.ts";
 import { ends } from "./frames.ts";
 import type { StreamEvent } from "./frames.ts";
-import type { Start } from "./position.ts";
+import type { Asked } from "./position.ts";
 import type { ErrorInfo } from "./reading.ts";
 
 export const WAITING_EVENTS_MAX = 8_192; // then the gateway is asked to send no more for now
@@ -38,12 +38,12 @@ export class Reader implements AsyncIterableIterator<StreamEvent>, Follower {
   #over = false;
   #problem: unknown = null;
 
-  constructor(connection: Connection, streamId: string, start: Start, options: ReaderOptions) {
+  constructor(connection: Connection, streamId: string, asked: Asked, options: ReaderOptions) {
     this.#connection = connection;
     this.#streamId = streamId;
     this.#onLink = options.onLink ?? (() => {});
     this.#onOver = options.onOver ?? (() => {});
-    this.#leave = connection.follow(streamId, this, start);
+    this.#leave = connection.follow(streamId, this, asked);
     const { signal } = options;
     const abort = () => this.#finish(signal?.reason);
     this.#ignore = () => signal?.removeEventListener("abort", abort);

@@ -1,7 +1,7 @@
 /* Drives the client for tests in other languages: follows streams and prints what it is given, a line of JSON each.
  *
  * `drive.ts cases FILE URL`: case n of FILE is played at URL/n; prints {name, events, error} of each.
- * `drive.ts follow URL STREAM [CURSOR]`: prints each event as it comes.
+ * `drive.ts follow URL STREAM [CURSOR [VIEW]]`: prints each event as it comes.
  * `drive.ts slow URL STREAM`: takes its time; prints how many events came, and how often the gateway was asked to hold the stream.
  * `drive.ts submit URL PLUGIN ACTION PARAMS`: submits, prints the task, and follows its stream.
  * APEX_TOKEN is shown, with APEX_TICKET by way of a ticket for each socket. What is refused is printed as {error}. */
@@ -60,9 +60,10 @@ function clientOf(url: string): ApexStream {
   return APEX_TICKET ? new ApexStream(url, { patience: PATIENCE, token, ticket: () => client.ticket() }) : client;
 }
 
-async function follow(url: string, streamId: string, cursor = ""): Promise<void> {
+async function follow(url: string, streamId: string, cursor = "", view = ""): Promise<void> {
+  const asked = { ...(cursor && { cursor }), ...(view && { view: JSON.parse(view) }) };
   try {
-    for await (const event of clientOf(url).follow(streamId, cursor ? { cursor } : {})) {
+    for await (const event of clientOf(url).follow(streamId, asked)) {
       say({ ...shown(event), cursor: event.cursor });
     }
   } catch (problem) {
