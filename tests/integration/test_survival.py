@@ -69,17 +69,35 @@ async def test_the_class_of_an_error_decides_how_often_it_is_tried(apex, error: 
     assert (task["attempt"], task["reason"]) == (attempts, reason)
 
 
+async def letter_of(apex, task_id: str) -> dict[str, Any]:
+    """The dead letter of a task, once it is there."""
+    async with asyncio.timeout(60):
+        while True:
+            letters = (await apex.http.get("/dead-letters")).json()["dead_letters"]
+            if found := [letter for letter in letters if letter["task_id"] == task_id]:
+                return dict(found[0])
+            await asyncio.sleep(0.02)
+
+
+async def test_a_dead_letter_that_is_sent_again_asks_for_what_it_asked_for(apex):
+    before = await apex.submit("count", n=0)
+    asked = {"after": [before], "needs": {"cpu": 0.5}, "labels": ["late"], "concurrency": [{"key": "k"}]}
+    body = {"plugin": "probe", "action": "fail", "tier": "low", "options": {"max_attempts": 1}, "scheduling": asked}
+    task_id = (await apex.http.post("/tasks", json=body)).json()["task_id"]
+    first = await letter_of(apex, task_id)
+
+    again = (await apex.http.post(f"/dead-letters/{task_id}/retry")).json()["task_id"]
+    second = await letter_of(apex, again)
+
+    assert first["scheduling"] == second["scheduling"] == asked
+    assert (first["tier"], second["tier"]) == ("low", "low")
+
+
 async def test_a_dead_letter_can_be_looked_at_and_sent_again(apex):
     stream_id = await apex.submit("flaky", n=5, fail_at=[2] * 9, error="permanent")
     await until(apex, stream_id, "failed")
-    async with asyncio.timeout(30):
-        while not (
-            letters := [
-                x for x in (await apex.http.get("/dead-letters")).json()["dead_letters"] if x["task_id"] == stream_id
-            ]
-        ):
-            await asyncio.sleep(0.02)
-    assert (letters[0]["error_class"], letters[0]["params"]["n"]) == ("permanent", 5)
+    letter = await letter_of(apex, stream_id)
+    assert (letter["error_class"], letter["params"]["n"]) == ("permanent", 5)
     again = (await apex.http.post(f"/dead-letters/{stream_id}/retry")).json()
     assert again["task_id"] != stream_id
     await until(apex, again["task_id"], "failed")

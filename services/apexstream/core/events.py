@@ -154,6 +154,7 @@ class DeadLetter(Event, frozen=True, kw_only=True):
     reason: str
     at_us: int
     tenant: str = ""
+    scheduling: bytes = b""  # JSON of core.scheduling.Scheduling
 
 
 class StreamStatus(StrEnum):

@@ -1,5 +1,6 @@
 """What the gateway knows: tasks, folded from submissions and events, and the actions that runners offer."""
 
+from bisect import insort
 from collections.abc import Callable, Collection, Iterable, Mapping
 from itertools import islice
 from typing import Any
@@ -35,6 +36,7 @@ class Registry:
         self._on_submitted = on_submitted
         self._tasks: dict[str, TaskState] = {}
         self._since_ms: dict[str, int] = {}
+        self._newest: list[tuple[int, str]] = []  # by submission; those that were forgotten are taken out now and then
         self._tenants: dict[str, str] = {}  # of tasks that are not the nameless tenant's
         self._runners: dict[str, RunnerState] = {}
         self._letters: dict[str, DeadLetter] = {}
@@ -57,6 +59,7 @@ class Registry:
         state = self._state(task.task_id)
         if task.task_id not in self._since_ms:
             self._since_ms[task.task_id] = since_ms
+            insort(self._newest, (task.submitted_us, task.task_id))
             if task.tenant:
                 self._tenants[task.task_id] = task.tenant
             state.submitted(task)
@@ -140,9 +143,8 @@ class Registry:
 
     def recent(self, limit: int, tenant: str = "", allowed: Callable[[str], bool] = lambda _: True) -> list[TaskState]:
         """The newest tasks of ``tenant`` whose ids are ``allowed``, newest first."""
-        newest = sorted(self._tasks.values(), key=lambda state: state.submitted_us, reverse=True)
-        seen = (state for state in newest if sees(tenant, self.tenant(state.task_id)) and allowed(state.task_id))
-        return list(islice(seen, limit))
+        seen = (name for _, name in reversed(self._newest) if sees(tenant, self.tenant(name)) and allowed(name))
+        return [self._tasks[name] for name in islice(seen, limit)]
 
     def waiting(self, tier: Tier) -> tuple[int, int]:
         """How many tasks of ``tier`` were not given to a runner yet, and when the oldest of them was submitted (0: none)."""
@@ -238,6 +240,8 @@ class Registry:
         self._since_ms.pop(oldest, None)
         self._tenants.pop(oldest, None)
         self.order.forget(oldest)
+        if len(self._newest) > 2 * TASKS_MAX:
+            self._newest = [each for each in self._newest if each[1] in self._tasks]
 
     def _read(self, record: Record, kind: type[Event]) -> Event | None:
         try:

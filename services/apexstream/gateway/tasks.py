@@ -14,8 +14,9 @@ from apexstream.core.errors import InvalidRequest
 from apexstream.core.events import ControlVerb, DeadLetter
 from apexstream.core.ids import check_id
 from apexstream.core.options import TaskOptions
+from apexstream.core.scheduling import Scheduling, scheduling_or_nothing
 from apexstream.core.task import TaskState, TaskStatus
-from apexstream.gateway.access import Verb, principal_of
+from apexstream.gateway.access import Principal, Verb, principal_of
 from apexstream.gateway.answers import answer, parse, read_body
 from apexstream.gateway.control import Control
 from apexstream.gateway.openapi import operation
@@ -147,6 +148,7 @@ class Tasks:
     @operation({202: Task}, refusals=(400, 404, 422))
     async def retry(self, request: Request) -> Response:
         """``POST /dead-letters/{id}/retry``: submit the same task under a new id, and take the letter out."""
+        principal = principal_of(request)
         letter = self._registry.dead_letter(*allowed(request, Verb.OPERATE))
         wanted = SubmitRequest(
             plugin=letter.plugin,
@@ -154,10 +156,17 @@ class Tasks:
             params=msgspec.json.decode(letter.params or b"{}"),
             tier=letter.tier,
             options=msgspec.json.decode(letter.options or b"{}", type=TaskOptions),
+            scheduling=self._scheduling_of(letter, principal),
         )
-        state, _ = await self._submissions.submit(wanted, principal_of(request))
+        state, _ = await self._submissions.submit(wanted, principal)
         await self._publish("dead-letters", letter.task_id, None)
         return _task(state, 202)
+
+    def _scheduling_of(self, letter: DeadLetter, principal: Principal) -> Scheduling:
+        """What the task asked for. It had begun, so what it came after has ended; what of that is forgotten is left out."""
+        facts = scheduling_or_nothing(letter.scheduling)
+        after = tuple(each for each in facts.after if self._submissions.is_known(each, principal))
+        return msgspec.structs.replace(facts, after=after)
 
 
 def path_id(request: Request) -> str:
@@ -182,7 +191,7 @@ def shown(state: TaskState) -> dict[str, Any]:
 
 def _letter(letter: DeadLetter) -> dict[str, Any]:
     shown: dict[str, Any] = msgspec.structs.asdict(letter)
-    return shown | {name: msgspec.Raw(shown[name] or b"null") for name in ("params", "options", "error")}
+    return shown | {name: msgspec.Raw(shown[name] or b"null") for name in ("params", "options", "error", "scheduling")}
 
 
 def _task(state: TaskState, status: int) -> Response:

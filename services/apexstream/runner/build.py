@@ -282,6 +282,7 @@ class _Works:
             reason=reason,
             at_us=self._clock.now_us(),
             tenant=task.tenant,
+            scheduling=task.scheduling,
         )
         await self._publish_letter(task.task_id, self._codec.encode(letter))
 
