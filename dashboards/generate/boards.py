@@ -203,6 +203,14 @@ STREAMS = Board(
                     queries=spread(m.ACTION_SECONDS, "action", where=_SELECTED),
                 ),
                 Panel(
+                    title="Slowed down for readers",
+                    meaning="Adaptive streams that are limited now, and changes of their rates a second.",
+                    queries=(
+                        Query(total(m.ACTION_PACED, "action", where=_SELECTED), "{{action}} limited"),
+                        Query(rate(m.ACTION_PACE_CHANGES, "way", where=_SELECTED), "{{way}}"),
+                    ),
+                ),
+                Panel(
                     title="Attempts begun",
                     meaning="A second.",
                     unit="ops",

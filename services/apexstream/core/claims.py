@@ -17,6 +17,7 @@ class ClaimWords(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     action: str = ""  # plugin.action that writes the stream; empty where it is written from outside or by a pipeline
     ttl_s: float | None = None  # after the stream's end
     keep: bool | None = None
+    adaptive: bool = False  # readers are to say how far they are behind
 
     def encode(self) -> bytes:
         """The payload."""
@@ -33,3 +34,11 @@ def tenant_of(claims: Sequence[tuple[int, bytes]]) -> str:
         if tenant:
             return tenant
     return ""
+
+
+def is_adaptive(claims: Sequence[tuple[int, bytes]]) -> bool:
+    """Whether the newest of a stream's claims asks its readers how far they are behind."""
+    try:
+        return bool(claims) and msgspec.json.decode(claims[-1][1] or b"{}", type=ClaimWords).adaptive
+    except msgspec.DecodeError:
+        return False

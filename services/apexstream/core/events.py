@@ -117,6 +117,7 @@ class ControlVerb(StrEnum):
     FORGET = "forget"
     RESCHEDULE = "reschedule"
     PARK = "park"
+    THROTTLE = "throttle"  # a reader of its stream says how far it is behind
 
 
 class ControlCommand(Event, frozen=True, kw_only=True):

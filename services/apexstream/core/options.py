@@ -3,10 +3,13 @@
 An action declares defaults; a task overrides them field by field.
 """
 
+import math
 from enum import StrEnum
 from typing import Annotated
 
 import msgspec
+
+from apexstream.core.throttle import RATE_MIN, Bounds
 
 Seconds = Annotated[float, msgspec.Meta(gt=0, le=31_536_000)]
 
@@ -38,6 +41,14 @@ class TaskOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     ttl_s: Seconds | None = None  # the stream is kept this long after its end
     bytes_max: Annotated[int, msgspec.Meta(ge=1)] | None = None  # payload bytes; a stream that grows larger fails
     keep: bool | None = None  # keep the stream until it is erased on purpose
+    adaptive: bool | None = None  # its rate follows what its pipelines and viewers can take
+    rate_min: Annotated[float, msgspec.Meta(gt=0, le=1e9)] | None = None  # chunks a second, however far they are behind
+    rate_max: Annotated[float, msgspec.Meta(gt=0, le=1e9)] | None = None  # chunks a second, even if nobody is behind
+
+    @property
+    def bounds(self) -> Bounds:
+        """Of an adaptive stream's rate."""
+        return Bounds(self.rate_min or RATE_MIN, math.inf if self.rate_max is None else self.rate_max)
 
     def over(self, defaults: "TaskOptions") -> "TaskOptions":
         """These options, with ``defaults`` where they say nothing."""

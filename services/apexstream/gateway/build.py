@@ -40,6 +40,7 @@ from apexstream.log.fetcher import LogReader, Partition
 from apexstream.log.index import StreamIndex
 from apexstream.log.outside import OutsideChunks
 from apexstream.log.paths import PathIndex, Paths
+from apexstream.log.pressure import report_pressure
 from apexstream.log.registry import codec_of
 from apexstream.log.segments import SegmentReader
 from apexstream.log.tails import Relays, Tails
@@ -227,7 +228,10 @@ async def serve_one(
             url = f"http://{settings.host}:{listener.getsockname()[1]}"
             await _serve_web(server, listener, mcp, ready=lambda: ready(url), drain=hub.drain)
 
-        await run_until(stop, view.run(), stats.run(), index.run(), hub.run(), *durable.loops(), web())
+        pressure = report_pressure(
+            hub.behind, lambda key, value: writer.append(topics["control"], key, value), codec, clock, reader=name
+        )
+        await run_until(stop, view.run(), stats.run(), index.run(), hub.run(), pressure, *durable.loops(), web())
 
 
 async def _serve_web(

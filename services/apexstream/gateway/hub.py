@@ -13,6 +13,7 @@ from weakref import WeakKeyDictionary
 import structlog
 
 from apexstream.contracts.codec import Codec
+from apexstream.core.claims import is_adaptive
 from apexstream.core.errors import (
     ApexError,
     ChunkDecodeError,
@@ -170,6 +171,14 @@ class Hub:
         """Send at most ``rate`` chunks a second from now on; 0: as they come."""
         subscription.rate = rate
         self._again(subscription)
+
+    def behind(self) -> dict[str, float]:
+        """Of each adaptive stream that is watched live: how far the viewer is behind that is furthest behind, 0 to 1."""
+        return {
+            stream.stream_id: max((each.viewer.behind() for each in stream.viewers()), default=0.0)
+            for stream in self._live.values()
+            if is_adaptive(stream.fold.claims)
+        }
 
     # What the rest of the gateway calls.
 

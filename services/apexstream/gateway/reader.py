@@ -138,6 +138,9 @@ class Reader:
         await asyncio.sleep(0)
         await self._room.wait()
 
+    def behind(self) -> float:
+        return min(1.0, self._waiting_bytes / WAITING_BYTES_MAX)
+
     def _put(self, delivery: Delivery) -> None:
         self._waiting.append(delivery)
         self._waiting_bytes += len(delivery.data)

@@ -99,6 +99,11 @@ class FrameSocket(WebSocketsSansIOProtocol):
         self.transport.write(frames)
         return self.transport.get_write_buffer_size()
 
+    @property
+    def untaken_bytes(self) -> int:
+        """What the client has yet to take."""
+        return self.transport.get_write_buffer_size()
+
     def finish(self, code: int, reason: str, grace_s: float) -> None:
         """Close with ``code``, after what was written; the client has ``grace_s`` to take it."""
         if self.close_sent or self.disconnected or self.transport.is_closing():

@@ -50,6 +50,9 @@ class Viewer(Protocol):
     async def room(self) -> None:
         """Wait until the viewer has taken most of what was sent."""
 
+    def behind(self) -> float:
+        """How much of what it may be behind it is behind, 0 to 1."""
+
 
 class Subscription:
     """Made by :meth:`apexstream.gateway.hub.Hub.subscribe`; read by its viewer."""

@@ -161,6 +161,10 @@ class _Session:
         await asyncio.sleep(0)  # other viewers have their turn
         await self._socket.writable.wait()
 
+    def behind(self) -> float:
+        """By what the client has yet to take."""
+        return min(1.0, self._socket.untaken_bytes / BEHIND_BYTES_MAX)
+
     # Commands.
 
     def _permit(self, verb: Verb, name: str) -> str:

@@ -42,6 +42,9 @@ class OptionFields(TypedDict, total=False):
     ttl_s: float
     bytes_max: int
     keep: bool
+    adaptive: bool
+    rate_min: float
+    rate_max: float
 
 
 class _Done:

@@ -19,6 +19,7 @@ from apexstream.log.connection import Connection, connection
 from apexstream.log.fetcher import LogReader
 from apexstream.log.former import remove_members
 from apexstream.log.index import StreamIndex
+from apexstream.log.pressure import report_pressure
 from apexstream.log.registry import codec_of
 from apexstream.log.segments import SegmentReader
 from apexstream.log.view import View
@@ -60,7 +61,7 @@ async def serve(settings: Settings, *, ready: Callable[[str], None], stop: async
         LogReader(kafka, client_id=f"{name}-read") as reads,
         StreamIndex(views, settings.topic("streams"), codec) as index,
     ):
-        await writer.prepare(chunks, work, state, settings.topic("stats"))
+        await writer.prepare(chunks, work, state, settings.topic("stats"), settings.topic("control"))
         await reads.partitions(chunks)
         await reads.partitions(settings.topic("segments"))
         partitions = len(await reads.partitions(work))
@@ -135,9 +136,16 @@ async def serve(settings: Settings, *, ready: Callable[[str], None], stop: async
             )
 
         count = _count(settings, kafka, codec, reads, writer, name=name, watchdog=counting)
+        pressure = report_pressure(
+            processors.behind,
+            lambda key, value: writer.append(settings.topic("control"), key, value),
+            codec,
+            clock,
+            reader=name,
+        )
         unchecked = HEALTH.check("consumer", lambda: watchdog.trouble or counting.trouble)
         try:
-            await run_until(stop, view.run(), index.run(), processors.run(), work_on(), count)
+            await run_until(stop, view.run(), index.run(), processors.run(), pressure, work_on(), count)
         finally:
             unchecked()
 

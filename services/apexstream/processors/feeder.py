@@ -7,6 +7,7 @@ import structlog
 
 from apexstream.contracts.run_codec import RunEncoder
 from apexstream.core.chunk import GENESIS, RUN_BYTES_MAX, RUN_CHUNKS_MAX, Chunk
+from apexstream.core.claims import is_adaptive
 from apexstream.core.errors import DataCorruption
 from apexstream.processors.inputs import Rewound, Sight, StreamReader
 
@@ -44,6 +45,14 @@ class Feeder:
         self._send = send
         self._wants = wants
         self._moved = asyncio.Event()
+        self._sent = next_seq
+
+    @property
+    def behind(self) -> tuple[str, float] | None:
+        """The input, if its writer wants to know, and how much of what the job may be behind it is behind, 0 to 1."""
+        if not is_adaptive(self._sight.fold.claims):
+            return None
+        return self._sight.stream_id, min(1.0, max(0, self._sent - self._taken) / AHEAD_CHUNKS_MAX)
 
     def taken(self, next_seq: int) -> None:
         """The job has taken everything before ``next_seq``; it may want more, or want it again."""
@@ -73,6 +82,7 @@ class Feeder:
                 value, _ = self._encoder.encode(at, run, None, GENESIS)
                 await self._send(value)
                 at += len(run)
+                self._sent = at
             end = at
         while self._taken < end:
             await self._taking()

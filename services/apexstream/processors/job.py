@@ -85,6 +85,7 @@ class Job:
         self.hands = hands
         self.cancelled: Cancelled | None = None
         self._lives = 0
+        self._life: _Life | None = None
         self._queue: deque[ChunkRun] = deque()
         self._arrived = asyncio.Event()
 
@@ -93,6 +94,10 @@ class Job:
         if len(self._queue) < QUEUED_RUNS_MAX:
             self._queue.append(run)
             self._arrived.set()
+
+    def behind(self) -> Iterable[tuple[str, float]]:
+        """Its inputs whose writers want to know, and how far it is behind in each, 0 to 1."""
+        return () if self._life is None else self._life.behind()
 
     @property
     def waiting_chunks(self) -> int:
@@ -123,6 +128,7 @@ class Job:
             life = _Life(self, f"{self.hands.name}.{self._lives}", call, careful=careful)
             try:
                 if await life.open():
+                    self._life = life
                     await self._live(life)
             except Rewound as problem:
                 _log.info("an input was rewound; the job starts over", job=self.job_id, stream=problem.where)
@@ -136,6 +142,8 @@ class Job:
                 await asyncio.sleep(RETRY_DELAY_S)
             else:
                 return
+            finally:
+                self._life = None
 
     async def _live(self, life: "_Life") -> None:
         feeding = asyncio.ensure_future(life.feed())
@@ -267,6 +275,10 @@ class _Life:
                     send=lambda value: self._hands.send(self._job_id, value),
                     wants=lambda number=number: self._chain.wants(number),  # type: ignore[misc]
                 )
+
+    def behind(self) -> Iterable[tuple[str, float]]:
+        """See :meth:`Job.behind`."""
+        return [found for feeder in self._feeders.values() if (found := feeder.behind) is not None]
 
     async def feed(self) -> None:
         """Bring the inputs, until they end; raises what keeps one from being read."""

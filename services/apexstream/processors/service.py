@@ -97,6 +97,14 @@ class Processors:
         finally:
             await self._stop(list(self._jobs))
 
+    def behind(self) -> dict[str, float]:
+        """Of each adaptive stream that jobs read: how far the job is behind that is furthest behind, 0 to 1."""
+        furthest: dict[str, float] = {}
+        for job, _ in self._jobs.values():
+            for stream_id, pressure in job.behind():
+                furthest[stream_id] = max(pressure, furthest.get(stream_id, 0.0))
+        return furthest
+
     def _lag_s(self) -> float:
         times = [job.waiting_since_us for job, _ in tuple(self._jobs.values())]
         return max((self._now_us() - time for time in times if time is not None), default=0) / 1e6

@@ -5,6 +5,7 @@ contains: an attempt only writes what the fold will accept.
 """
 
 import asyncio
+import math
 import os
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
@@ -19,6 +20,7 @@ from apexstream.core.events import TaskChange, TaskSubmitted
 from apexstream.core.fold import StreamFold
 from apexstream.core.inputs import may_refer
 from apexstream.core.options import ErrorClass, TaskOptions
+from apexstream.core.throttle import Throttle
 from apexstream.log.cipher import KEY_BYTES, SEAL_BYTES, AttemptCipher, KeyProvider, claimed_key, key_words
 from apexstream.runner.appender import RunEncoder, StreamAppender
 from apexstream.runner.asking import Asking
@@ -32,6 +34,7 @@ from apexstream.runtime.clock import Clock
 CANCEL_GRACE_S = 5.0  # between setting the token and cancelling the action's task
 INTERRUPT_GRACE_S = 5.0  # between that and ending its process
 CLAIM_TRIES_MAX = 5
+THROTTLE_LOOK_S = 1.0
 FENCE_DELAY_S = 0.02  # a fence waits this long for the first chunk, to leave in one batch with it
 
 END_OF = {Kind.COMPLETE: TaskChange.COMPLETED, Kind.ERROR: TaskChange.FAILED, Kind.CANCELLED: TaskChange.CANCELLED}
@@ -138,6 +141,9 @@ class Attempt:
         self._content = 0  # chunks that the stream had before
         self._measures = measures
         self._asking = Asking(party, self._answer)
+        self._throttle = Throttle(options.bounds) if options.adaptive else None
+        self._throttling: asyncio.Task[None] | None = None
+        self._chunks = 0  # that the action yielded
         self._number = 0
 
     # What others ask of it, at any time.
@@ -164,6 +170,11 @@ class Attempt:
         self._measures.pause(paused, self._clock.monotonic())
         if self._call is not None:
             self._call.pause(paused)
+
+    def press(self, reader: str, pressure: float) -> None:
+        """A reader of the stream says how far it is behind, 0 to 1."""
+        if self._throttle is not None:
+            self._throttle.press(reader, pressure, self._clock.monotonic())
 
     # The two ways to begin.
 
@@ -228,6 +239,8 @@ class Attempt:
             if self._paused:
                 self._call.pause(True)
             self._watch_time()
+            if self._throttle is not None:
+                self._throttling = asyncio.create_task(self._adapt(self._throttle, self._call), name="adapt a rate")
         else:
             self.ended(CallOutcome(ending=Ending.PARKED if self._parking else Ending.CANCELLED))
         try:
@@ -240,6 +253,10 @@ class Attempt:
             self._send_fence()
             self._measures.end(self._clock.monotonic())
             await self._asking.close()
+            if self._throttling is not None:
+                self._throttling.cancel()
+                await asyncio.gather(self._throttling, return_exceptions=True)
+                self._measures.paced(False)
             for timer in self._timers.values():
                 timer.cancel()
         if self._broken is not None:
@@ -271,6 +288,7 @@ class Attempt:
             return
         size_bytes = sum(len(chunk.payload) for chunk in chunks)
         self._payload_bytes += size_bytes
+        self._chunks += len(chunks)
         self._measures.yielded(len(chunks), size_bytes, self._clock.monotonic())
         if self._cipher is not None:
             at = self._appender.next_seq
@@ -295,6 +313,20 @@ class Attempt:
             self._outcome.set_result(outcome)
 
     # Inside.
+
+    async def _adapt(self, throttle: Throttle, call: RunningCall) -> None:
+        """Let the action be as fast as its readers can take it, until cancelled."""
+        at, chunks = self._clock.monotonic(), 0
+        if math.isfinite(throttle.rate):
+            call.pace(throttle.rate)
+        while True:
+            await asyncio.sleep(THROTTLE_LOOK_S)
+            now, before = self._clock.monotonic(), throttle.rate
+            if throttle.look((self._chunks - chunks) / max(now - at, 1e-3), now):
+                limited = math.isfinite(throttle.rate)
+                call.pace(throttle.rate if limited else 0.0)
+                self._measures.paced(limited, slower=throttle.rate < before)
+            at, chunks = now, self._chunks
 
     def _answer(self, number: int, answer: bytes) -> None:
         if self._call is not None:
@@ -431,6 +463,7 @@ class Attempt:
             action=f"{self.task.plugin}.{self.task.action}",
             ttl_s=options.ttl_s,
             keep=options.keep,
+            adaptive=bool(options.adaptive),
         )
         return self._chunk(Kind.CLAIM, words.encode())
 

@@ -30,6 +30,8 @@ class ActionMeasures:
         self._ends = {how: meters.ACTION_ENDS.of(plugin, action, how) for how in ENDS}
         meters.ACTION_ACTIVE.read(lambda: len(self.running), plugin, action)
         meters.ACTION_STALLED.read(self._stalled, plugin, action)
+        meters.ACTION_PACED.read(lambda: sum(each.is_paced for each in tuple(self.running)), plugin, action)
+        self.pace_changes = {way: meters.ACTION_PACE_CHANGES.of(plugin, action, way) for way in ("slower", "faster")}
 
     def attempt(self, trace_id: str = "") -> "AttemptMeasures":
         """The measures of a new attempt, which stands for others in exemplars if it has a trace."""
@@ -55,7 +57,7 @@ class ActionMeasures:
 class AttemptMeasures:
     """One attempt at an action, from ``begin`` to ``end``."""
 
-    __slots__ = ("_action", "_begun_at", "_clock", "_trace_id", "_yielded", "last_at", "paused")
+    __slots__ = ("_action", "_begun_at", "_clock", "_trace_id", "_yielded", "is_paced", "last_at", "paused")
 
     def __init__(self, action: ActionMeasures, clock: Clock, trace_id: str) -> None:
         self._action = action
@@ -64,6 +66,7 @@ class AttemptMeasures:
         self._begun_at = self.last_at = clock.monotonic()
         self._yielded = False
         self.paused = False
+        self.is_paced = False
 
     def started(self, tier: str, waited_s: float) -> None:
         """The task's first attempt begins, so long after its submission."""
@@ -95,6 +98,12 @@ class AttemptMeasures:
         """The action is held, or goes on."""
         self.paused = paused
         self.last_at = now
+
+    def paced(self, limited: bool, *, slower: bool | None = None) -> None:
+        """Its rate is limited because of its readers, or not; ``slower`` than before, faster, or (None) as it was."""
+        self.is_paced = limited
+        if slower is not None:
+            self._action.pace_changes["slower" if slower else "faster"].value += 1
 
     def end(self, now: float) -> None:
         """The action has ended."""

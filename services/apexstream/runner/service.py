@@ -11,6 +11,7 @@ from apexstream.core.errors import ChunkDecodeError, Unavailable
 from apexstream.core.events import ActionInfo, Assignment, ControlCommand, ControlVerb, RunnerState
 from apexstream.core.reign import claim_of
 from apexstream.core.scheduling import RunnerResources, scheduling_or_nothing
+from apexstream.core.throttle import Behind
 from apexstream.log.fetcher import LogReader, Partition, Record
 from apexstream.log.group import GroupReader
 from apexstream.log.ledger import OffsetLedger
@@ -123,6 +124,8 @@ class Runner:
                 self._background(work.pause(command.verb is ControlVerb.PAUSE))
             elif work is not None and command.verb is ControlVerb.PARK and self._is_meant(command):
                 work.give_back(command.reason)
+            elif work is not None and command.verb is ControlVerb.THROTTLE:
+                _press(work, command)
 
     def _is_meant(self, command: ControlCommand) -> bool:
         """Whether a request to park is about the assignment that is here, and not about an earlier one of the same task."""
@@ -307,3 +310,12 @@ class Runner:
             for name, amount in scheduling_or_nothing(assignment.task.scheduling).needs.items():
                 used[name] = used.get(name, 0.0) + amount
         return used
+
+
+def _press(work: Work, command: ControlCommand) -> None:
+    try:
+        behind = msgspec.json.decode(command.detail, type=Behind)
+    except msgspec.DecodeError as problem:
+        _log.error("what a reader says cannot be read", task=command.task_id, error=str(problem))
+        return
+    work.press(behind.reader, behind.pressure)

@@ -98,6 +98,11 @@ class Work:
         if self._attempt is not None:
             self._attempt.park()
 
+    def press(self, reader: str, pressure: float) -> None:
+        """A reader of the stream says how far it is behind."""
+        if self._attempt is not None:
+            self._attempt.press(reader, pressure)
+
     async def pause(self, paused: bool) -> None:
         """Hold the action at its next yield, or let it go on."""
         if self._attempt is not None and paused is not self._paused:

@@ -88,6 +88,19 @@ ACTION_STALLED = _gauge(
     "Those of them that had no chunk for a minute and are not paused.",
     *_ACTION,
 )
+ACTION_PACED = _gauge(
+    "apexstream_action_paced_streams",
+    "streams",
+    "Adaptive streams whose rate is limited now because readers are behind.",
+    *_ACTION,
+)
+ACTION_PACE_CHANGES = _counter(
+    "apexstream_action_pace_changes_total",
+    "changes",
+    "How often such a rate was changed: slower, faster.",
+    *_ACTION,
+    "way",
+)
 ACTION_ATTEMPTS = _counter("apexstream_action_attempts_total", "attempts", "Attempts that began.", *_ACTION)
 ACTION_ENDS = _counter(
     "apexstream_action_ends_total",

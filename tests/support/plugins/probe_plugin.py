@@ -240,3 +240,21 @@ async def converse(
 
 
 meeting.add(plugin)
+
+
+@plugin.function
+def slowly(value: Any) -> Any:
+    """The value, after a while."""
+    time.sleep(0.008)
+    return value
+
+
+@plugin.action
+async def until_told(gate: str) -> AsyncIterator[dict[str, int]]:
+    """Yield numbers, as fast as it may, until the file `gate` exists."""
+    import pathlib
+
+    number = 0
+    while not pathlib.Path(gate).exists():
+        yield {"i": number}
+        number += 1

@@ -185,6 +185,10 @@ class _Viewer:
             self._roomy.clear()
             await self._roomy.wait()
 
+    def behind(self) -> float:
+        """By what was not taken yet."""
+        return min(1.0, self.size_bytes / BEHIND_BYTES_MAX)
+
     def take(self) -> list[bytes]:
         """The messages so far."""
         data, self._data, self.size_bytes = b"".join(self._data), [], 0

@@ -35,6 +35,7 @@ from apexstream.runner.host.frames import (
     Frames,
     Interrupt,
     OfferedAction,
+    Pace,
     Park,
     Pause,
     Ping,
@@ -201,7 +202,7 @@ class _Link(asyncio.Protocol):
         execution.begin()
 
 
-def _control(execution: Execution, frame: Credit | Cancel | Interrupt | Park | Pause | Answered) -> None:
+def _control(execution: Execution, frame: Credit | Cancel | Interrupt | Park | Pause | Answered | Pace) -> None:
     match frame:
         case Credit():
             execution.credit(frame.amount)
@@ -213,6 +214,8 @@ def _control(execution: Execution, frame: Credit | Cancel | Interrupt | Park | P
             execution.park()
         case Pause():
             execution.pause(frame.paused)
+        case Pace():
+            execution.pace(frame.rate)
         case Answered():
             execution.answer(frame.number, frame.answer)
 

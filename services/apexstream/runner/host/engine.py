@@ -5,6 +5,7 @@ sockets, processes or Kafka.
 """
 
 import asyncio
+import contextlib
 import logging
 import math
 from collections import deque
@@ -84,6 +85,8 @@ class Execution:
         self._at_yield = False  # it was stopped there
         self._held = False  # at a yield: out of credit, paused, or crowded
         self._released = asyncio.Event()
+        self._pace = 0.0  # chunks a second; 0: as many as there are
+        self._due_s = 0.0  # when the next one may be yielded
         # What was yielded:
         self._batch = OpenBatch(number, now_us)
         self._batch.limit(credit)
@@ -127,6 +130,12 @@ class Execution:
         """Hold the action at its next yield, or let it go on."""
         self._paused = paused
         self._let_go()
+
+    def pace(self, rate: float) -> None:
+        """Yield at most ``rate`` chunks a second from now on; 0: as many as there are."""
+        self._pace = rate
+        self._due_s = min(self._due_s, self._loop.time() + (1 / rate if rate else 0))
+        self._released.set()
 
     def answer(self, question: int, data: bytes) -> None:
         """What a question of the action comes to."""
@@ -198,6 +207,8 @@ class Execution:
         """Put what the action yields into batches; True if stopped at a yield."""
         batch = self._batch
         async for value in values:
+            if self._pace and not await self._turn():
+                return True
             if self._held and not await self._may_go_on():
                 return True
             if batch.put(*self._encode(value)) or self._stop:
@@ -212,11 +223,15 @@ class Execution:
 
     async def _pull(self, run: InThread) -> bool:
         """The same for a plain generator, in its thread."""
-        puller = self._puller = Puller(self._encode, self._now_us, self._notice, lambda: self._stop or self._held)
+        puller = self._puller = Puller(
+            self._encode, self._now_us, self._notice, lambda: self._stop or self._held or self._pace > 0
+        )
         if await self._skip_pulling(run, puller):
             return True
         pulled = Pulled()
         while not pulled.ended:
+            if self._pace and not await self._turn():
+                return True
             if self._held and not await self._may_go_on():
                 return True
             pulled = await run(puller.pull)
@@ -347,6 +362,18 @@ class Execution:
         while self._held:
             self._released.clear()
             await self._released.wait()
+        return not self._stop
+
+    async def _turn(self) -> bool:
+        """Wait until the next chunk may be yielded; False if the action must end here."""
+        self._send_soon()
+        while self._pace and not self._stop and (wait_s := self._due_s - self._loop.time()) > 0:
+            self._released.clear()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(wait_s):
+                    await self._released.wait()
+        if self._pace:
+            self._due_s = max(self._due_s, self._loop.time()) + 1 / self._pace
         return not self._stop
 
     def _finish(self, task: "asyncio.Task[None]") -> None:

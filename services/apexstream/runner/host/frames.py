@@ -113,6 +113,13 @@ class Answered(Frame, tag=8):
     answer: bytes
 
 
+class Pace(Frame, tag=9):
+    """The call may yield so many chunks a second; 0: as many as it can."""
+
+    call: int
+    rate: float
+
+
 class Ping(Frame, tag=7):
     """Answer with a :class:`Pong` of the same number."""
 
@@ -208,7 +215,7 @@ class Asked(Frame, tag=20):
     question: Annotated[bytes, msgspec.Meta(max_length=QUESTION_BYTES_MAX)]
 
 
-ToChild = Setup | Start | Credit | Cancel | Interrupt | Park | Pause | Ping | Answered
+ToChild = Setup | Start | Credit | Cancel | Interrupt | Park | Pause | Ping | Answered | Pace
 FromChild = Described | Batch | Ended | Pong | Asked
 
 Message = TypeVar("Message")

@@ -98,6 +98,10 @@ class LocalCall:
         """Hold at the next yield, or go on."""
         self._execution.pause(paused)
 
+    def pace(self, rate: float) -> None:
+        """Yield at most so many chunks a second."""
+        self._execution.pace(rate)
+
     def answer(self, number: int, answer: bytes) -> None:
         """What a question comes to."""
         self._execution.answer(number, answer)

@@ -86,6 +86,9 @@ class RunningCall(Protocol):
     def pause(self, paused: bool) -> None:
         """Hold the action at its next yield (True), or let it go on (False)."""
 
+    def pace(self, rate: float) -> None:
+        """Let the action yield at most so many chunks a second; 0: as many as it can."""
+
     def answer(self, number: int, answer: bytes) -> None:
         """What the question ``number`` comes to (``core.coordination.Answer`` as msgpack)."""
 

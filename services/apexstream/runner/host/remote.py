@@ -18,6 +18,7 @@ from apexstream.runner.host.frames import (
     Ended,
     Frame,
     Interrupt,
+    Pace,
     Park,
     Pause,
     Start,
@@ -43,7 +44,7 @@ class Process(Protocol):
 class RemoteCall:
     """See :class:`~apexstream.runner.host.port.RunningCall`. All methods are for the runner's event loop."""
 
-    __slots__ = ("_allowed", "_asked", "_call", "_owed", "_paused", "_process", "_receiver", "number")
+    __slots__ = ("_allowed", "_asked", "_call", "_owed", "_paused", "_process", "_rate", "_receiver", "number")
 
     def __init__(self, call: Call, sink: Sink) -> None:
         self.number = 0
@@ -52,6 +53,7 @@ class RemoteCall:
         self._process: Process | None = None
         self._allowed = {Ending.COMPLETED, Ending.FAILED}  # how its process may say that it ended
         self._paused = False
+        self._rate = 0.0
         self._owed = 0  # credit not yet handed back
         self._asked: set[int] = set()  # questions without an answer yet
 
@@ -85,6 +87,8 @@ class RemoteCall:
         )
         if self._paused:
             process.send(Pause(number, paused=True))
+        if self._rate:
+            process.send(Pace(number, self._rate))
 
     # What the attempt asks:
 
@@ -113,6 +117,11 @@ class RemoteCall:
         """Hold at the next yield, or go on."""
         self._paused = paused
         self._send(Pause(self.number, paused))
+
+    def pace(self, rate: float) -> None:
+        """Yield at most so many chunks a second."""
+        self._rate = rate
+        self._send(Pace(self.number, rate))
 
     def answer(self, number: int, answer: bytes) -> None:
         """Hand an answer over."""
