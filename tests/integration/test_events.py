@@ -66,6 +66,15 @@ async def test_whoever_comes_back_with_the_last_id_goes_on_behind_it_and_stays_a
         assert answer.response.status_code == 204
 
 
+@pytest.mark.parametrize("path", ["events", "ui-messages", "ag-ui"])
+async def test_whoever_asks_for_the_head_of_a_stream_that_goes_on_is_not_kept(screen: Show, path: str):
+    await screen.submit("open")
+    async with asyncio.timeout(TIMEOUT_S), httpx.AsyncClient(base_url=screen.url) as http:
+        answer = await http.head(f"/streams/open/{path}")
+        assert (answer.status_code, answer.headers["content-type"][:17]) == (200, "text/event-stream")
+        assert (await http.get("/livez")).status_code == 200
+
+
 @pytest.mark.parametrize(
     ("query", "first"),
     [({"from_seq": 7}, 7), ({"tail": 3}, 8), ({"from_time": 0}, 0), ({"from_seq": 2, "rate": 50}, 2)],

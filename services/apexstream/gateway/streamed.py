@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import msgspec
 from starlette.requests import Request
-from starlette.responses import StreamingResponse
+from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from apexstream.core.errors import Unavailable
@@ -65,13 +65,17 @@ class Streamed(StreamingResponse):
         headers: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__(body, 200, {**HEADERS, **(headers or {})}, media_type)
+        self._body = body
         self._reading_on = reading_on
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         # An answer that is left unfinished has uvicorn close its connection, in which clients see an error.
         with contextlib.suppress(BrokenOff):
-            async with self._reading_on:
-                await super().__call__(scope, receive, send)
+            async with self._reading_on, contextlib.aclosing(self._body):
+                if scope["method"] == "HEAD":  # nobody would read what follows, and it need not end
+                    await Response(None, 200, dict(self.headers))(scope, receive, send)
+                else:
+                    await super().__call__(scope, receive, send)
 
 
 async def begin(reader: Reader, first_s: float) -> Delivery | None:
