@@ -103,7 +103,7 @@ async def python_events(url: str, stream_id: str, cursor: str = "") -> list[dict
 
 
 @pytest.mark.asyncio(loop_scope="module")
-@pytest.mark.parametrize(("action", "params"), [("kinds", {}), ("report", {"n": 5}), ("fail", {"after": 2})])
+@pytest.mark.parametrize(("action", "params"), [("kinds", {}), ("fail", {"after": 2})])
 async def test_both_clients_give_the_same_of_a_running_task_and_go_on_at_each_others_cursors(
     apex: Apex, action: str, params: dict[str, Any]
 ):
@@ -123,12 +123,12 @@ async def test_both_clients_give_the_same_of_a_running_task_and_go_on_at_each_ot
 
 @pytest.mark.asyncio(loop_scope="module")
 async def test_a_typescript_reader_that_takes_its_time_has_the_stream_held_and_misses_nothing(apex: Apex):
-    stream_id = await apex.submit("count", n=20_000)
+    stream_id = await apex.submit("count", n=12_000)
     await apex.follow(stream_id, tail=0)
 
     (seen,) = await drive("slow", apex.url, stream_id)
 
-    assert seen["events"] == 20_001
+    assert seen["events"] == 12_001
     assert seen["holds"] >= 1
 
 

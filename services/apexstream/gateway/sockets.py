@@ -13,7 +13,7 @@ from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIO
 from websockets.exceptions import InvalidState
 from websockets.http11 import Request
 
-from apexstream.gateway.stalling import StallWatch
+from apexstream.gateway.stalling import StallWatch, waiting_bytes
 from apexstream.gateway.waiting import Flag, Inbox
 
 CLOSE_GRACE_S = 2.0  # for a client that is told to go
@@ -138,7 +138,7 @@ class FrameSocket(WebSocketsSansIOProtocol):
         super().connection_lost(exc)
 
     def _taken(self) -> int:
-        return self._written - self.transport.get_write_buffer_size()
+        return self._written - waiting_bytes(self.transport)
 
     def _stalled(self) -> None:
         if self.on_stalled is not None:

@@ -1,10 +1,24 @@
 """Notices a client that has stopped reading: it takes nothing of what waits for it, for as long as nobody should wait."""
 
 import asyncio
+import fcntl
+import struct
+import termios
 from collections.abc import Callable
 
 STALLED_S = 5.0  # a client that takes nothing of what waits for it for so long is gone
 _CHECK_S = 1.0
+
+
+def waiting_bytes(transport: asyncio.Transport) -> int:
+    """What the client has yet to take of what was written: in this process, and what the kernel keeps until it is acknowledged.
+
+    A slow link takes from the kernel all the time, and the kernel from here only when a third of its buffer is free."""
+    try:
+        told = fcntl.ioctl(transport.get_extra_info("socket").fileno(), termios.TIOCOUTQ, bytes(4))
+    except (OSError, AttributeError):  # a closed socket, or a system that does not tell
+        return transport.get_write_buffer_size()
+    return transport.get_write_buffer_size() + int(struct.unpack("i", told)[0])
 
 
 class StallWatch:

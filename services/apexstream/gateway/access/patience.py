@@ -6,7 +6,7 @@ from typing import Final
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from apexstream.gateway.stalling import StallWatch
+from apexstream.gateway.stalling import StallWatch, waiting_bytes
 
 HEAD_S_MAX: Final = 10.0
 
@@ -37,7 +37,7 @@ class PatientHttp(HttpToolsProtocol):
         """The client does not take its answer. Nothing more is written meanwhile, so what waits only becomes less."""
         super().pause_writing()
         if self._watch is None:
-            self._watch = StallWatch(self.loop, lambda: -self.transport.get_write_buffer_size(), self.transport.abort)
+            self._watch = StallWatch(self.loop, lambda: -waiting_bytes(self.transport), self.transport.abort)
         self._watch.start()
 
     def resume_writing(self) -> None:
