@@ -59,6 +59,10 @@ test-page: $(VENV)/dev.stamp page ## The page in headless Chromium (chromium and
 test-monitoring: $(VENV)/dev.stamp ## Dashboards and alerts against a real Prometheus (prometheus and promtool on PATH)
 	$(BIN)/pytest -m monitoring tests/monitoring $(ARGS)
 
+.PHONY: test-brokers
+test-brokers: $(VENV)/dev.stamp ## Three brokers, one killed under load: nothing is lost, the alarm comes and goes (prometheus on PATH)
+	$(BIN)/pytest -m brokers tests/monitoring/test_brokers.py $(ARGS)
+
 .PHONY: conformance
 conformance: $(VENV)/dev.stamp ## The suite of the Durable Streams protocol against a running gateway (ARGS=--short)
 	$(BIN)/python -m tests.conformance $(ARGS)
@@ -117,6 +121,19 @@ metrics: $(VENV)/run.stamp ## Write docs/metrics.md anew from the declarations
 dashboards: $(VENV)/dev.stamp ## Write dashboards/*.json anew from their code
 	$(BIN)/python -m dashboards.generate
 
+.venv-grafana/stamp: requirements/grafana.txt pyproject.toml
+	test -x .venv-grafana/bin/python || $(PYTHON) -m venv .venv-grafana
+	.venv-grafana/bin/python -m pip --disable-pip-version-check --quiet install --require-hashes -r requirements/grafana.txt
+	.venv-grafana/bin/python -m pip --disable-pip-version-check --quiet install --no-deps --no-build-isolation -e .
+	@touch $@
+
+.PHONY: grafana
+grafana: .venv-grafana/stamp ## An environment of its own with `apexstream dashboards push|diff`: .venv-grafana/bin/apexstream
+
+.PHONY: test-grafana
+test-grafana: $(VENV)/dev.stamp .venv-grafana/stamp ## Dashboards pushed to a server that speaks Grafana's API
+	$(BIN)/pytest -m grafana tests/monitoring/test_grafana.py $(ARGS)
+
 .PHONY: bench
 bench: $(VENV)/dev.stamp ## Benchmarks: ratios of paired runs on this machine
 	$(BIN)/python -m tests.bench $(ARGS)
@@ -127,6 +144,7 @@ lock: ## Pin and hash the requirements again (needs uv)
 	uv pip compile -q --generate-hashes --universal --python-version 3.11 --no-header --no-annotate pyproject.toml requirements/build.in --extra all --extra web-build --extra otel --extra anomaly --group test -o requirements/dev.txt
 	uv pip compile -q --generate-hashes --universal --python-version 3.11 --no-header --no-annotate pyproject.toml requirements/build.in --extra image -o requirements/image.txt
 	uv pip compile -q --generate-hashes --universal --python-version 3.11 --no-header --no-annotate pyproject.toml requirements/build.in --extra image --extra anomaly -o requirements/image-scores.txt
+	uv pip compile -q --generate-hashes --universal --python-version 3.11 --no-header --no-annotate pyproject.toml requirements/build.in --extra grafana -o requirements/grafana.txt
 
 .PHONY: clean
 clean: ## Remove what was built here (not the broker's data)

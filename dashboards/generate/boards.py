@@ -463,6 +463,11 @@ KAFKA = Board(
                     queries=(Query(f"max by (job) ({m.KAFKA_SILENCE.declaration.name})", "{{job}}"),),
                 ),
                 Panel(
+                    title="Brokers",
+                    meaning="That serve, as the process says that sees the fewest.",
+                    queries=(Query(f"min({m.KAFKA_BROKERS.declaration.name} > 0)", "brokers"),),
+                ),
+                Panel(
                     title="Appends of unknown outcome",
                     meaning="In the last hour; each starts a new producer.",
                     queries=(Query(f"sum(increase({m.LOG_APPENDS_LOST.declaration.name}[1h]))", "lost"),),

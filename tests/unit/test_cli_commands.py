@@ -222,7 +222,7 @@ def test_the_manual_knows_every_command(capsys: pytest.CaptureFixture[str]) -> N
     command("--help")
 
     listed = re.findall(r"^  ([a-z-]+)  ", capsys.readouterr().out.partition("Commands:")[2], re.MULTILINE)
-    assert len(listed) == 21
+    assert len(listed) == 22
     assert [name for name in listed if f"apexstream {name}" not in DOCS.read_text()] == []
 
 

@@ -1,5 +1,6 @@
 """Every command and its options. Nothing heavy is imported here: what a command needs, it imports when it runs."""
 
+from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
@@ -16,7 +17,9 @@ app = typer.Typer(
 )
 topics_app = typer.Typer(help="The platform's topics on the cluster.", rich_markup_mode=None)
 plugins_app = typer.Typer(help="The plugins installed here.", rich_markup_mode=None)
+dashboards_app = typer.Typer(help="The dashboards at a Grafana (GRAFANA_URL).", rich_markup_mode=None)
 app.add_typer(topics_app, name="topics")
+app.add_typer(dashboards_app, name="dashboards")
 app.add_typer(plugins_app, name="plugins")
 letters_app = typer.Typer(help="Tasks that failed for good.", rich_markup_mode=None)
 app.add_typer(letters_app, name="dead-letters")
@@ -319,6 +322,31 @@ def token_command(
     from apexstream.cli.token import make_token
 
     raise typer.Exit(make_token(subject=subject, tenant=tenant, scopes=scope, hours=hours, new_key=new_key))
+
+
+FilesOption = Annotated[Path, typer.Option("--files", help="Folder of the dashboards' JSON files.")]
+FolderOption = Annotated[str, typer.Option("--folder", help="Grafana's folder for them, made if there is none.")]
+SourceOption = Annotated[str, typer.Option("--source", help="Name of the Prometheus data source at Grafana.")]
+
+
+@dashboards_app.command("push")
+def dashboards_push(
+    *, files: FilesOption = Path("dashboards"), folder: FolderOption = "ApexStream", source: SourceOption = "Prometheus"
+) -> None:
+    """Make Grafana's dashboards what the files say."""
+    from apexstream.cli.dashboards import push_dashboards
+
+    raise typer.Exit(push_dashboards(files, folder, source))
+
+
+@dashboards_app.command("diff")
+def dashboards_diff(
+    *, files: FilesOption = Path("dashboards"), folder: FolderOption = "ApexStream", source: SourceOption = "Prometheus"
+) -> None:
+    """Show how Grafana's dashboards differ from the files; status 1 if they do."""
+    from apexstream.cli.dashboards import diff_dashboards
+
+    raise typer.Exit(diff_dashboards(files, folder, source))
 
 
 @app.command("mcp")

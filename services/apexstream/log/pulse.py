@@ -26,6 +26,7 @@ class Pulse:
     def __init__(self, client: Callable[[], AIOKafkaClient | None]) -> None:
         self._client = client
         self._answered_at = time.monotonic()
+        self._brokers = 0
 
     def silent_s(self) -> float:
         """Seconds since the last answer. Safe from any thread."""
@@ -39,7 +40,7 @@ class Pulse:
     async def run(self) -> None:
         """Ask until cancelled."""
         took = meters.LOG_REQUEST.of("pulse")
-        forget = meters.KAFKA_SILENCE.read(self.silent_s)
+        forget = [meters.KAFKA_SILENCE.read(self.silent_s), meters.KAFKA_BROKERS.read(lambda: self._brokers)]
         try:
             while True:
                 asked_at = time.monotonic()
@@ -48,7 +49,8 @@ class Pulse:
                     took.observe(self._answered_at - asked_at)
                 await asyncio.sleep(EVERY_S)
         finally:
-            forget()
+            for call in forget:
+                call()
 
     async def _answers(self) -> bool:
         client = self._client()
@@ -57,8 +59,9 @@ class Pulse:
         for broker in client.cluster.brokers():
             try:
                 async with asyncio.timeout(TIMEOUT_S):
-                    await client.send(broker.nodeId, MetadataRequest([]), group=_CHANNEL)
+                    said = await client.send(broker.nodeId, MetadataRequest([]), group=_CHANNEL)
             except (errors.KafkaError, TimeoutError, OSError):
                 continue
+            self._brokers = len(said.brokers)
             return True
         return False

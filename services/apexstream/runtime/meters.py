@@ -185,6 +185,9 @@ GROUP_PARTITIONS = _gauge(
 GROUP_REBALANCES = _counter(
     "apexstream_kafka_group_rebalances_total", "rebalances", "Assignments that this member was given.", "group"
 )
+KAFKA_BROKERS = _gauge(
+    "apexstream_kafka_brokers", "brokers", "Brokers of the cluster that serve, as the last of them that answered says."
+)
 KAFKA_SILENCE = _gauge("apexstream_kafka_silence_seconds", "seconds", "Time since a broker last answered this process.")
 VIOLATIONS = _counter(
     "apexstream_fold_violations_total",

@@ -63,6 +63,18 @@ class Settings(BaseSettings):
             description="Schema registry with Confluent's API: records then carry its ids. Empty: they carry fingerprints.",
         ),
     ] = ""
+    grafana_url: Annotated[
+        str,
+        Field(
+            validation_alias="GRAFANA_URL",
+            pattern=r"^(https?://\S+)?$",
+            description="Grafana that `apexstream dashboards` works on.",
+        ),
+    ] = ""
+    grafana_token_file: Annotated[
+        Path | None,
+        Field(validation_alias="GRAFANA_TOKEN_FILE", description="File with the token of a service account there."),
+    ] = None
     topic_prefix: Annotated[
         str,
         Field(
