@@ -14,7 +14,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
-import httpx
+import aiohttp
 import msgspec
 import websockets
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
@@ -73,13 +73,14 @@ async def two_hops(bootstrap: str) -> AsyncIterator[Once]:
 
 
 @asynccontextmanager
-async def tasks(http: httpx.AsyncClient, url: str) -> AsyncIterator[Once]:
+async def tasks(http: aiohttp.ClientSession, url: str) -> AsyncIterator[Once]:
     """Submits a task over HTTP, subscribes to its stream as soon as it is accepted, and waits for its first chunk."""
     address = f"ws{url.removeprefix('http')}/stream"
     async with websockets.connect(address, max_size=None, compression=None) as socket:
 
         async def once() -> None:
-            task = (await http.post("/tasks", json=BODY)).json()
+            async with http.post("/tasks", json=BODY) as answer:
+                task = msgspec.json.decode(await answer.read())
             await socket.send(msgspec.json.encode({"type": "subscribe", "stream_id": task["stream_id"]}).decode())
             while msgspec.json.decode(message := await socket.recv(decode=False))["type"] != "stream_update":
                 assert b'"error"' not in message, message
@@ -121,7 +122,7 @@ async def run() -> str:
     """All rounds, and the tables."""
     async with (
         own_broker("gateway", "dispatcher", "runner") as (url, bootstrap),
-        httpx.AsyncClient(base_url=url, limits=httpx.Limits(max_connections=AT_ONCE)) as http,
+        aiohttp.ClientSession(url, connector=aiohttp.TCPConnector(limit=AT_ONCE)) as http,
     ):
         await _make_topics(bootstrap)
         async with two_hops(bootstrap) as hops, tasks(http, url) as submitted:
@@ -142,7 +143,7 @@ async def _make_topics(bootstrap: str) -> None:
 Rates = dict[int, tuple[float, float, dict[str, float]]]
 
 
-async def _rates(http: httpx.AsyncClient, bootstrap: str) -> Rates:
+async def _rates(http: aiohttp.ClientSession, bootstrap: str) -> Rates:
     """By how many at once: bare appends a second, tasks a second, and CPU by process."""
     rates: Rates = {}
     for at_once in (1, AT_ONCE):
@@ -153,14 +154,17 @@ async def _rates(http: httpx.AsyncClient, bootstrap: str) -> Rates:
     return rates
 
 
-async def _accepted(http: httpx.AsyncClient) -> None:
-    answer = await http.post("/tasks", json=BODY)
-    assert answer.status_code == 202, answer.text
+async def _accepted(http: aiohttp.ClientSession) -> None:
+    async with http.post("/tasks", json=BODY) as answer:
+        assert answer.status == 202, await answer.text()
 
 
-async def _finished(http: httpx.AsyncClient) -> None:
+async def _finished(http: aiohttp.ClientSession) -> None:
     """Until nothing runs any more: the next round is to begin on an idle system."""
-    while any(task["status"] != "completed" for task in (await http.get("/tasks?limit=1000")).json()["tasks"]):
+    while True:
+        async with http.get("/tasks?limit=1000") as answer:
+            if all(task["status"] == "completed" for task in (await answer.json())["tasks"]):
+                return
         await asyncio.sleep(0.1)
 
 

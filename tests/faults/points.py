@@ -6,7 +6,8 @@ process when its third checkpoint is acknowledged.
 
 When: ``before`` it is handed over, ``during`` its flight (handed over, not acknowledged), ``after`` its acknowledgement.
 What: ``claim``, ``reclaim`` (a claim of a stream that may have been claimed before), ``resume``, ``chunk`` (a run without
-checkpoint), ``checkpoint`` (a run with one), ``end``, ``event``, ``ended`` (an event that ends a task), ``assignment``,
+checkpoint), ``checkpoint`` (a run with one), ``end``, ``event``, ``ended`` (an event that ends a task; others by
+what they say, as ``parked``), ``assignment``,
 ``task``, ``segment``, ``state``, ``commit``, ``poll`` (of the group, ``before`` only).
 Action: ``kill``, ``stop`` (SIGSTOP), ``stall<seconds>`` (commit and poll only: the coroutine waits).
 """
@@ -85,7 +86,8 @@ class Kinds:
             again = kind == "claim" and read.fields["first_seq"] < 0
             return frozenset({kind, "reclaim"} if again else {kind})
         if read.subject == "task-event":
-            return frozenset({"event", "ended"} if read.fields["change"] in _ENDINGS else {"event"})
+            change = read.fields["change"]
+            return frozenset({"event", "ended" if change in _ENDINGS else change})
         return frozenset({_NAMES[read.subject]})
 
 
