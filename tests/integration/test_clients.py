@@ -191,7 +191,7 @@ async def test_a_run_of_an_agent_is_one_task_and_any_stream_can_be_told(apex: Ap
 @pytest.mark.parametrize(
     ("path", "body", "status"),
     [
-        ("/chat/probe/converse", {"messages": []}, 400),
+        ("/chat/probe/converse", {"id": 7, "messages": []}, 400),
         ("/chat/probe/converse", {"id": "x" * 257, "messages": []}, 400),
         ("/chat/probe/converse", {"id": "x", "messages": "hi"}, 400),
         ("/chat/probe/converse", said("x", "m", colour="red"), 422),
