@@ -310,6 +310,27 @@ def test_a_commit_that_breaks_the_rule_is_named(commits: list[tuple[int, int]], 
     assert any(complaint in violation for violation in report.violations), str(report)
 
 
+def _assigned(offset: int, epoch: int) -> Raw:
+    task = {"task_id": STREAM, "plugin": "p", "action": "a", "params": b"{}", "tier": "normal", "submitted_us": 1}
+    task |= {"options": b"", "tenant": "", "scheduling": b"", "members": b"", "traceparent": ""}
+    fields = {"task": task, "attempt": 1, "assigned_us": 1, "epoch": epoch}
+    return Raw(3, offset, 1, STREAM.encode(), _encode("assignment.v5", fields))
+
+
+@pytest.mark.parametrize("committed", [2, 3, 4])
+def test_claims_and_dead_assignments_may_be_passed_before_the_task_is_done(committed: int):
+    """A dispatcher claims with epoch 2; what one of epoch 1 still assigns is dead, and the task is assigned anew."""
+    claims = [Raw(3, 0, 1, b"claim/1/a", None), Raw(3, 1, 1, b"claim/2/b", None)]
+    assignments = [*claims, _assigned(2, epoch=1), _assigned(3, epoch=2)]
+    early = [Commit("apex.runners", "apex.assignments", 3, committed, "", 2)]
+    done = [Commit("apex.runners", "apex.assignments", 3, 4, "", 9000)]
+
+    report = _judge(Log().whole(), assignments=assignments, commits=early + done)
+
+    passed = [violation for violation in report.violations if "passed its assignment" in violation]
+    assert bool(passed) is (committed == 4), str(report)  # only the live one holds the commit back
+
+
 def test_an_acknowledged_submission_that_is_not_in_the_log_is_lost():
     report = judge(Topics(), Evidence(accepted=["gone"]))
     assert report.lost == 1
