@@ -43,9 +43,10 @@ page: $(VENV)/run.stamp ## Build the web page and the TypeScript client (again o
 run: page ## Start everything, analyse INPUT, show the chunks, serve until Ctrl-C (ONCE=1: until the stream is complete)
 	@$(BIN)/apexstream up $(if $(ONCE),--once) --run corpus analyze -p path="$${INPUT:-$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("stdlib"))')}"
 
+PROCESSES ?= 2
 .PHONY: test
-test: $(VENV)/dev.stamp page ## Unit, contract and integration tests, on the embedded broker
-	$(BIN)/pytest $(ARGS)
+test: $(VENV)/dev.stamp page ## Unit, contract and integration tests, on embedded brokers, in PROCESSES (2) at once
+	$(BIN)/pytest --numprocesses $(PROCESSES) --dist loadfile $(ARGS)
 
 .PHONY: test-container
 test-container: $(VENV)/dev.stamp page ## The same tests on a container of apache/kafka (APEX_TEST_KAFKA_IMAGE)
