@@ -17,6 +17,7 @@ BENCHMARKS = (
     "dispatch",
     "processors",
     "metrics",
+    "overhead",
 )
 
 

@@ -33,9 +33,15 @@ async def own_broker(*services: str, **more: str) -> AsyncIterator[tuple[str, st
 
 @asynccontextmanager
 async def processes(
-    bootstrap: str, prefix: str, *services: str, metrics_ports: Mapping[str, int] = MappingProxyType({}), **more: str
+    bootstrap: str,
+    prefix: str,
+    *services: str,
+    metrics_ports: Mapping[str, int] = MappingProxyType({}),
+    entry: str = "apexstream",
+    **more: str,
 ) -> AsyncIterator[str]:
-    """Run ``services`` on a broker with topics of their own; give the gateway's URL. ``more`` is environment."""
+    """Run ``services`` on a broker with topics of their own; give the gateway's URL. ``more`` is environment, ``entry`` the
+    module that is run."""
     await admin.apply([topic.renamed(prefix) for topic in load_catalogue()], bootstrap)
     (port,) = free_ports(1)
     environ = {
@@ -49,7 +55,7 @@ async def processes(
     }
     started = [
         subprocess.Popen(
-            [sys.executable, "-m", "apexstream", "serve", name],
+            [sys.executable, "-m", entry, "serve", name],
             env=environ | {"APEX_METRICS_PORT": str(metrics_ports.get(name, 0))},
         )
         for name in services or ALL
