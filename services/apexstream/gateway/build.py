@@ -7,6 +7,7 @@ import os
 import random
 import socket
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import structlog
@@ -30,7 +31,7 @@ from apexstream.gateway.parts import Parts
 from apexstream.gateway.pipelines import KnownPipelines, Origins, Pipelines
 from apexstream.gateway.registry import Registry
 from apexstream.gateway.replay import Replays
-from apexstream.gateway.sockets import FrameSocket
+from apexstream.gateway.sockets import FrameSocket, Outbox
 from apexstream.gateway.static import page_folder
 from apexstream.gateway.stats import KnownStats, Statistics
 from apexstream.gateway.submissions import Submissions
@@ -291,7 +292,7 @@ def _config(app: Any, settings: Settings) -> uvicorn.Config:
     return uvicorn.Config(
         app,
         http=PatientHttp,
-        ws=FrameSocket,
+        ws=partial(FrameSocket, Outbox()),  # type: ignore[arg-type]  # all that is done with a class is calling it
         ws_max_size=COMMAND_BYTES_MAX,
         ws_per_message_deflate=False,  # costs CPU and memory per client, and a compression bomb is one frame away
         ws_ping_interval=20.0,

@@ -1,10 +1,11 @@
 """uvicorn's WebSocket connection, made reachable for the application: frames go straight to the transport.
 
-The number of writes is what relaying costs, so frames of one turn of the event loop must leave in one: uvloop gathers all
-that is written to a transport in a turn. Frames are complete and pass around uvicorn's frame encoder, which only writes
-whole frames too, so both may be mixed.
+The number of writes is what relaying costs, and uvloop writes at once what it is given. So frames of one turn of the event loop
+are gathered here and leave in one write (:class:`Outbox`). They are complete and pass around uvicorn's frame encoder, which only
+writes whole frames too, so both may be mixed.
 """
 
+import asyncio
 from collections.abc import Callable
 from typing import Any
 
@@ -16,9 +17,30 @@ from websockets.http11 import Request
 from apexstream.gateway.stalling import StallWatch, waiting_bytes
 from apexstream.gateway.waiting import Flag, Inbox
 
+JOINED_BYTES_MAX = 256 * 1024  # of what is copied into one write
 CLOSE_GRACE_S = 2.0  # for a client that is told to go
 
 EXTENSION = "apexstream.socket"
+
+
+class Outbox:
+    """The sockets that have something to send at the end of this turn of the event loop."""
+
+    __slots__ = ("_sockets",)
+
+    def __init__(self) -> None:
+        self._sockets: list[FrameSocket] = []
+
+    def add(self, socket: "FrameSocket") -> None:
+        """Have the socket flushed."""
+        if not self._sockets:
+            asyncio.get_running_loop().call_soon(self._flush)
+        self._sockets.append(socket)
+
+    def _flush(self) -> None:
+        sockets, self._sockets = self._sockets, []
+        for socket in sockets:
+            socket.flush()
 
 
 class FrameSocket(WebSocketsSansIOProtocol):
@@ -29,7 +51,7 @@ class FrameSocket(WebSocketsSansIOProtocol):
     """
 
     __slots__ = (
-        "_watch",
+        "_held", "_held_bytes", "_outbox", "_paused", "_watch",
         "_written",
         "app",
         "app_state",
@@ -71,13 +93,17 @@ class FrameSocket(WebSocketsSansIOProtocol):
         "writable",
     )  # fmt: skip
 
-    def __init__(self, config: Config, *arguments: Any, **more: Any) -> None:
+    def __init__(self, outbox: Outbox, config: Config, *arguments: Any, **more: Any) -> None:
         super().__init__(config, *arguments, **more)
+        self._outbox = outbox
         self.app = config.app  # without what looks at proxies' headers: nothing here depends on them
         self.queue = Inbox()  # type: ignore[assignment]  # all that is used of a queue
         self.writable = Flag()  # type: ignore[assignment]  # all that is used of an event
         self.on_stalled: Callable[[], None] | None = None
-        self._written = 0
+        self._written = 0  # to the transport
+        self._paused = False
+        self._held: list[bytes] = []  # frames for a client that takes nothing now
+        self._held_bytes = 0
         self._watch: StallWatch | None = None
 
     def handle_connect(self, event: Request) -> None:
@@ -92,12 +118,18 @@ class FrameSocket(WebSocketsSansIOProtocol):
         self.scope["headers"].clear()  # type: ignore[attr-defined]  # the list that handle_connect made
 
     def write(self, frames: bytes) -> int:
-        """Write complete frames; how many bytes the client has yet to take."""
+        """Write complete frames; how many bytes the client has yet to take.
+
+        They leave at the end of this turn, or once a client that takes nothing now does again. Until then they are references to
+        what all viewers are sent; the transport would make an object of its own of every write.
+        """
         if self.close_sent or self.disconnected or self.transport.is_closing():
             return 0
-        self._written += len(frames)
-        self.transport.write(frames)
-        return self.transport.get_write_buffer_size()
+        if not self._held and not self._paused:
+            self._outbox.add(self)
+        self._held.append(frames)
+        self._held_bytes += len(frames)
+        return self.transport.get_write_buffer_size() + self._held_bytes
 
     @property
     def untaken_bytes(self) -> int:
@@ -112,6 +144,8 @@ class FrameSocket(WebSocketsSansIOProtocol):
             self.conn.send_close(code, reason)
         except InvalidState:
             return  # the client is closing already
+        self._paused = False
+        self.flush()
         self.transport.write(b"".join(self.conn.data_to_send()))
         self.close_sent = True
         self.queue.put_nowait({"type": "websocket.disconnect", "code": code, "reason": reason})
@@ -123,19 +157,36 @@ class FrameSocket(WebSocketsSansIOProtocol):
     def pause_writing(self) -> None:
         """The client does not take what is written."""
         super().pause_writing()
+        self._paused = True
         if self._watch is None:
             self._watch = StallWatch(self.loop, self._taken, self._stalled)
         self._watch.start()
 
     def resume_writing(self) -> None:
         """It does again."""
-        super().resume_writing()
-        self._stop_watching()
+        self._paused = False
+        self.flush()
+        if not self._paused:  # it took what was held as well
+            super().resume_writing()
+            self._stop_watching()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """It is gone."""
         self._stop_watching()
+        self._held.clear()
         super().connection_lost(exc)
+
+    def flush(self) -> None:
+        """Hand over what waits, unless the client takes nothing now."""
+        if self._paused or not self._held or self.disconnected or self.transport.is_closing():
+            return
+        held, size = self._held, self._held_bytes
+        self._held, self._held_bytes = [], 0
+        self._written += size
+        if size > JOINED_BYTES_MAX:
+            self.transport.writelines(held)
+        else:
+            self.transport.write(held[0] if len(held) == 1 else b"".join(held))
 
     def _taken(self) -> int:
         return self._written - waiting_bytes(self.transport)

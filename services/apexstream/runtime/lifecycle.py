@@ -5,6 +5,7 @@ the exit status is the command line's business.
 """
 
 import asyncio
+import gc
 import os
 import signal
 import threading
@@ -16,6 +17,11 @@ from apexstream.core.errors import ApexError
 from apexstream.runtime.health import HEALTH
 from apexstream.runtime.settings import Settings
 
+GC_THRESHOLDS = (
+    20_000,
+    20,
+    50,
+)  # chunks come and go by the thousand and make no cycles: looking for some took 11 % of a gateway
 ABANDON_GRACE_S = 5.0  # between cancelling what did not stop in time, and leaving it behind
 ABANDONED_STATUS = 75  # EX_TEMPFAIL: the process left while its work would not stop
 
@@ -66,6 +72,8 @@ async def _supervised(
         tie(lambda: _from_thread(loop, stop.set))
     with _signals(loop, stop, hurry, settings.drain_timeout_s + ABANDON_GRACE_S):
         HEALTH.begin()
+        gc.freeze()  # what is loaded by now stays
+        gc.set_threshold(*GC_THRESHOLDS)
         serving: asyncio.Future[Any] = asyncio.ensure_future(serve(settings, ready=_told(ready), stop=stop))
         stopping: asyncio.Future[Any] = asyncio.ensure_future(stop.wait())
         try:
