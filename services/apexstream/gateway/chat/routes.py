@@ -62,6 +62,7 @@ class Chats:
 
         The same message of the same chat is the same task, however often it is sent; regenerating is a task of its own.
         """
+        principal_of(request).require(Verb.SUBMIT)
         body = parse(await read_body(request), dict[str, Any])
         chat_id, messages = _text(body, "id") if "id" in body else "", body.get("messages")
         if not isinstance(messages, list):
@@ -91,6 +92,7 @@ class Chats:
 
     async def run(self, request: Request) -> Response:
         """``POST /ag-ui/{plugin}/{action}``: a run of an agent is a task. The same run of the same thread is the same task."""
+        principal_of(request).require(Verb.SUBMIT)
         wanted = parse(await read_body(request), _RunAgentInput)
         for name, value in (("threadId", wanted.thread_id), ("runId", wanted.run_id)):
             _check_length(value, name)
