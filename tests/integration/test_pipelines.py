@@ -1,6 +1,7 @@
 """Pipelines on a real broker: what processors write is what the definition says, live and replayed, whatever happens."""
 
 import asyncio
+import base64
 from collections.abc import AsyncIterator
 
 import pytest
@@ -10,6 +11,7 @@ from tests.support.pipelines import chunks_of
 from tests.support.streams import Author
 
 from apexstream.core.chunk import Chunk, Kind
+from apexstream.core.claims import ClaimWords
 
 FILTER = [{"op": "filter", "where": {"path": "$.v", "test": "ge", "value": 5}}]
 
@@ -194,3 +196,22 @@ async def test_rows_that_were_deleted_stay_deleted_in_the_next_life(log: Log) ->
 
     assert [x["n"] for x in values(content)] == [10] * 20
     assert [line for line in said if line["log_level"] in {"warning", "error"}] == []
+
+
+@pytest.mark.parametrize("sealed_from", [1, 2])
+async def test_a_stream_that_is_encrypted_is_no_input_and_nothing_of_it_is_kept(log: Log, sealed_from: int) -> None:
+    words = ClaimWords(key=base64.b64encode(b"wrapped").decode()).encode()
+    first, second = Author("s"), Author("s", attempt=2, writer="w2")
+    async with processing(log.settings):
+        await log.submit("out", inputs=[{"stream": "s"}], operators=[])
+        await log.append("s", first.claim(0, words if sealed_from == 1 else b""))
+        await log.append("s", first.run(chunks_of([{"v": "secret"}], closed=False)))
+        if sealed_from == 2:
+            await log.until("out", count=1)
+            await log.append("s", second.claim(0, words), second.run(chunks_of([{"v": "secret"}])))
+
+        content = await log.until("out")
+
+    assert content.fold.closed is Kind.ERROR
+    assert b"encrypted" in content.chunks[-1].payload
+    assert values(content) == []

@@ -16,6 +16,7 @@ from apexstream.core.claims import tenant_of
 from apexstream.core.errors import ApexError, ChunkDecodeError, DataCorruption
 from apexstream.core.events import StreamState
 from apexstream.core.fold import StreamFold, Verdict
+from apexstream.log.cipher import claimed_key
 from apexstream.log.fetcher import LogReader, Partition, Record
 from apexstream.log.index import StreamIndex, check_readable, fold_of
 from apexstream.log.pull import Pull
@@ -31,6 +32,12 @@ class ForeignInput(ApexError):
     """The stream belongs to another tenant than the pipeline."""
 
     code = "unknown_task"
+
+
+class SealedInput(ApexError):
+    """The stream is encrypted, and what is made of it would not be."""
+
+    code = "input_encrypted"
 
 
 class Rewound(ApexError):
@@ -60,11 +67,17 @@ class Sight:
         return min((seq for at, seq in self.undone if at > offset), default=1 << 62)
 
 
-def check_tenant(stream_id: str, fold: StreamFold, tenant: str) -> None:
-    """Raise :class:`ForeignInput` if the stream exists and is not ``tenant``'s."""
+def check_usable(stream_id: str, fold: StreamFold, tenant: str) -> None:
+    """Raise :class:`ForeignInput` if the stream exists and is not ``tenant``'s, :class:`SealedInput` if it is encrypted."""
     if fold.attempt and tenant_of(fold.claims) != tenant:
         raise ForeignInput(
             "there is no such stream", where=stream_id, hint="A pipeline reads streams of its own tenant"
+        )
+    if any(claimed_key(payload) is not None for _, payload in fold.claims):
+        raise SealedInput(
+            "the stream is encrypted, and pipelines keep what they hold unencrypted",
+            where=stream_id,
+            hint="Transform it in a plugin (docs/operators.md), or for one reader by a view",
         )
 
 
@@ -142,7 +155,7 @@ class StreamReader:
         """Chunks of ``tenant``'s stream from ``from_seq`` to its end, as (first seq, chunks), waiting for those to come.
 
         The end is always given, even if the stream ends before ``from_seq``. ``reading`` tells readings apart that go on at the
-        same time. Raises :class:`ForeignInput`, :class:`Rewound`, and :class:`DataCorruption` where what is not read yet was
+        same time. Raises as :func:`check_usable`, :class:`Rewound`, and :class:`DataCorruption` where what is not read yet was
         sealed and trimmed meanwhile: look again and go on.
         """
         seq = from_seq
@@ -155,7 +168,7 @@ class StreamReader:
                 seq = first + len(chunks)
 
     async def _all(self, sight: Sight, tenant: str, reading: str) -> AsyncIterator[tuple[int, Sequence[Chunk]]]:
-        check_tenant(sight.stream_id, sight.fold, tenant)
+        check_usable(sight.stream_id, sight.fold, tenant)
         if sight.state is not None:
             limit = sight.counts_to(-1)
             async for first, chunks in self._sealed(sight.partition[1], sight.state):
@@ -180,7 +193,7 @@ class StreamReader:
             for record, run in self._runs(await pull.next(WAIT_MS), key):
                 outcome = fold.apply(run)
                 if outcome.verdict in {Verdict.CLAIMED, Verdict.RESUMED, Verdict.REWOUND}:
-                    check_tenant(sight.stream_id, fold, tenant)
+                    check_usable(sight.stream_id, fold, tenant)
                 if outcome.verdict is Verdict.REWOUND and record.offset >= sight.end:
                     raise Rewound(f"the stream was rewound to seq {outcome.seq}", where=sight.stream_id)
                 if outcome.verdict is Verdict.ACCEPTED:

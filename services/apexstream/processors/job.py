@@ -21,7 +21,7 @@ from apexstream.core.events import PipelineRow
 from apexstream.core.pipelines import Definition, sides_of
 from apexstream.processors.chain import Call, Chain, Fall
 from apexstream.processors.feeder import AHEAD_CHUNKS_MAX, Feeder
-from apexstream.processors.inputs import ForeignInput, Rewound, Sight, StreamReader, check_tenant
+from apexstream.processors.inputs import ForeignInput, Rewound, SealedInput, Sight, StreamReader, check_usable
 from apexstream.processors.items import END, PipelineFailed
 from apexstream.processors.output import Output, Streams
 from apexstream.processors.rows import State, Write
@@ -134,7 +134,7 @@ class Job:
                 _log.info("an input was rewound; the job starts over", job=self.job_id, stream=problem.where)
             except _NotOneByOne:
                 careful = True
-            except (Erased, Expired, ForeignInput) as problem:
+            except (Erased, Expired, ForeignInput, SealedInput) as problem:
                 await life.gone(problem)
                 return
             except (ApexError, OSError) as problem:
@@ -213,7 +213,7 @@ class _Life:
         entries = self._definition.inputs
         self._sights = list(await asyncio.gather(*(self._hands.reader.look(entry.stream) for entry in entries)))
         for sight in self._sights:
-            check_tenant(sight.stream_id, sight.fold, self._tenant)
+            check_usable(sight.stream_id, sight.fold, self._tenant)
         rewinds = [sight.rewinds for sight in self._sights]
         header = state.header
         if header is not None and (
