@@ -38,6 +38,11 @@ async def test_a_stream_is_as_fast_as_its_pipeline_and_loses_nothing(apex: Apex,
         "options": options,
     }
     async with asyncio.timeout(2 * DEADLINE_S), processing(apex.settings), Client(apex.url) as client:
+        warm = await client.submit("probe", "count", {"n": 1})
+        await client.submit_pipeline({"inputs": [{"stream": warm.stream_id}]}, pipeline_id="warm")
+        assert (
+            len([frame async for frame in client.follow("warm")]) == 2
+        )  # now processors work, and no backlog grows before
         await client.submit_pipeline(pipeline, pipeline_id="slow")
         answer = await apex.http.post("/tasks", json=body)
         assert answer.status_code == 202, answer.text

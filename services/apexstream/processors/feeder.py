@@ -46,11 +46,12 @@ class Feeder:
         self._wants = wants
         self._moved = asyncio.Event()
         self._sent = next_seq
+        self._claims: Sequence[tuple[int, bytes]] = sight.fold.claims
 
     @property
     def behind(self) -> tuple[str, float] | None:
         """The input, if its writer wants to know, and how much of what the job may be behind it is behind, 0 to 1."""
-        if not is_adaptive(self._sight.fold.claims):
+        if not is_adaptive(self._claims):
             return None
         return self._sight.stream_id, min(1.0, max(0, self._sent - self._taken) / AHEAD_CHUNKS_MAX)
 
@@ -58,6 +59,9 @@ class Feeder:
         """The job has taken everything before ``next_seq``; it may want more, or want it again."""
         self._taken = next_seq
         self._moved.set()
+
+    def _claimed(self, claims: Sequence[tuple[int, bytes]]) -> None:
+        self._claims = claims
 
     async def run(self) -> None:
         """Until the input's end. Raises :class:`Rewound`, and whatever keeps the input from being read."""
@@ -75,7 +79,10 @@ class Feeder:
 
     async def _feed(self, from_seq: int) -> None:
         end = from_seq
-        async for seq, chunks in self._reader.content(self._sight, from_seq, tenant=self._tenant, reading=self._name):
+        content = self._reader.content(
+            self._sight, from_seq, tenant=self._tenant, reading=self._name, on_claims=self._claimed
+        )
+        async for seq, chunks in content:
             at = seq
             for run in runs_of(chunks):
                 await self._room(at)

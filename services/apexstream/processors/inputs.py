@@ -67,6 +67,9 @@ class Sight:
         return min((seq for at, seq in self.undone if at > offset), default=1 << 62)
 
 
+OnClaims = Callable[[Sequence[tuple[int, bytes]]], None]
+
+
 def check_usable(stream_id: str, fold: StreamFold, tenant: str) -> None:
     """Raise :class:`ForeignInput` if the stream exists and is not ``tenant``'s, :class:`SealedInput` if it is encrypted."""
     if fold.attempt and tenant_of(fold.claims) != tenant:
@@ -150,16 +153,17 @@ class StreamReader:
         return first if sealed_to is None else max(first, sealed_to)
 
     async def content(
-        self, sight: Sight, from_seq: int, *, tenant: str, reading: str
+        self, sight: Sight, from_seq: int, *, tenant: str, reading: str, on_claims: OnClaims
     ) -> AsyncIterator[tuple[int, Sequence[Chunk]]]:
         """Chunks of ``tenant``'s stream from ``from_seq`` to its end, as (first seq, chunks), waiting for those to come.
 
         The end is always given, even if the stream ends before ``from_seq``. ``reading`` tells readings apart that go on at the
-        same time. Raises as :func:`check_usable`, :class:`Rewound`, and :class:`DataCorruption` where what is not read yet was
-        sealed and trimmed meanwhile: look again and go on.
+        same time; ``on_claims`` is given the stream's claims when they change. Raises as :func:`check_usable`,
+        :class:`Rewound`, and :class:`DataCorruption` where what is not read yet was sealed and trimmed meanwhile: look again
+        and go on.
         """
         seq = from_seq
-        async for first, chunks in self._all(sight, tenant, reading):
+        async for first, chunks in self._all(sight, tenant, reading, on_claims):
             skip = seq - first
             if skip >= len(chunks) and chunks[-1].kind.closes:
                 yield seq, chunks[-1:]
@@ -167,7 +171,9 @@ class StreamReader:
                 yield max(first, seq), chunks[skip:] if skip > 0 else chunks
                 seq = first + len(chunks)
 
-    async def _all(self, sight: Sight, tenant: str, reading: str) -> AsyncIterator[tuple[int, Sequence[Chunk]]]:
+    async def _all(
+        self, sight: Sight, tenant: str, reading: str, on_claims: OnClaims
+    ) -> AsyncIterator[tuple[int, Sequence[Chunk]]]:
         check_usable(sight.stream_id, sight.fold, tenant)
         if sight.state is not None:
             limit = sight.counts_to(-1)
@@ -177,7 +183,7 @@ class StreamReader:
                 yield first, chunks[: limit - first]
             if fold_of(sight.state).closed is not None:
                 return
-        async for first, chunks in self._logged(sight, tenant, reading):
+        async for first, chunks in self._logged(sight, tenant, reading, on_claims):
             yield first, chunks
 
     async def _sealed(self, partition: int, state: StreamState) -> AsyncIterator[tuple[int, Sequence[Chunk]]]:
@@ -185,7 +191,9 @@ class StreamReader:
             sealed = await self._segments.chunks(partition, state.stream_id, ref)
             yield ref.first_seq, sealed.chunks()
 
-    async def _logged(self, sight: Sight, tenant: str, reading: str) -> AsyncIterator[tuple[int, Sequence[Chunk]]]:
+    async def _logged(
+        self, sight: Sight, tenant: str, reading: str, on_claims: OnClaims
+    ) -> AsyncIterator[tuple[int, Sequence[Chunk]]]:
         fold = StreamFold() if sight.state is None else fold_of(sight.state)
         pull = Pull(self._reader, sight.partition, sight.start, channel=reading)
         key = sight.stream_id.encode()
@@ -194,6 +202,7 @@ class StreamReader:
                 outcome = fold.apply(run)
                 if outcome.verdict in {Verdict.CLAIMED, Verdict.RESUMED, Verdict.REWOUND}:
                     check_usable(sight.stream_id, fold, tenant)
+                    on_claims(fold.claims)
                 if outcome.verdict is Verdict.REWOUND and record.offset >= sight.end:
                     raise Rewound(f"the stream was rewound to seq {outcome.seq}", where=sight.stream_id)
                 if outcome.verdict is Verdict.ACCEPTED:
