@@ -37,7 +37,11 @@ async def test_a_stream_is_as_fast_as_its_pipeline_and_loses_nothing(apex: Apex,
         "task_id": "fast",
         "options": options,
     }
-    async with asyncio.timeout(2 * DEADLINE_S), processing(apex.settings), Client(apex.url) as client:
+    async with (
+        asyncio.timeout(2 * DEADLINE_S),
+        processing(apex.settings.model_copy(update={"stats": "off"})),
+        Client(apex.url) as client,
+    ):
         warm = await client.submit("probe", "count", {"n": 1})
         await client.submit_pipeline({"inputs": [{"stream": warm.stream_id}]}, pipeline_id="warm")
         assert (
