@@ -202,16 +202,19 @@ async def test_a_viewer_torn_off_a_hundred_times_has_each_chunk_once(
         )
         await made.writer.append(made.topic("tasks.normal"), b"torn", CODEC.encode(task))
         content = Content()
-        async with asyncio.timeout(WHOLE_S_MAX), Road([one.port for one in pair], rng).open() as road:
+        async with (
+            asyncio.timeout(WHOLE_S_MAX),
+            Road([one.port for one in pair], rng).open() as road,
+            asyncio.TaskGroup() as group,
+        ):
             seen = Seen()
-            viewing = asyncio.create_task(VIEWERS[viewer](road.url, seen))
-            harming = [asyncio.create_task(tear(road, seen)), asyncio.create_task(kill(pair, road, rng))]
+            for acting in (VIEWERS[viewer](road.url, seen), tear(road, seen), kill(pair, road, rng)):
+                group.create_task(acting)
             for value in records(rng, "torn"):
                 content.take(value)
                 await append(made.writer, made.topic("chunks"), "torn", [value])
                 while content.fold.next_seq > (road.torn + 2) * EVERY and road.torn < TEARS:
                     await road.torn_again.wait()  # the stream goes on while connections break, but not far ahead
-            await asyncio.gather(*harming, viewing)
     assert road.torn >= TEARS
     assert seen.ended
     assert [msgspec.json.encode(value) for value in seen.values] == [chunk.payload for chunk in content.chunks[:-1]]
