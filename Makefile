@@ -86,7 +86,7 @@ test-compose: $(VENV)/dev.stamp ## The compose file in real containers: healthy,
 
 .PHONY: faults
 faults: $(VENV)/dev.stamp ## Kill real processes: the named cases, then 200 kills in at most 30 minutes (ARGS)
-	$(BIN)/pytest -m faults tests/faults
+	$(BIN)/pytest -m faults --timeout 1200 tests/faults
 	$(BIN)/python -m tests.faults $(ARGS)
 
 .PHONY: oracle
