@@ -46,7 +46,7 @@ run: page ## Start everything, analyse INPUT, show the chunks, serve until Ctrl-
 PROCESSES ?= 2
 .PHONY: test
 test: $(VENV)/dev.stamp page ## Unit, contract and integration tests, on embedded brokers, in PROCESSES (2) at once
-	$(BIN)/pytest --numprocesses $(PROCESSES) --dist loadfile $(ARGS)
+	$(BIN)/pytest --numprocesses $(PROCESSES) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 .PHONY: test-container
 test-container: $(VENV)/dev.stamp page ## The same tests on a container of apache/kafka (APEX_TEST_KAFKA_IMAGE)

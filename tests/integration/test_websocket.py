@@ -246,7 +246,7 @@ async def test_unsubscribing_says_where_the_client_is(screen: Show):
 async def test_a_gateway_that_stops_tells_every_client_where_to_go_on_at_another(kafka: str, screen: Show):
     prefix = screen.rig.prefix
     authors = [await half_written(screen, f"moved{number}", 5) for number in range(3)]
-    async with AsyncExitStack() as stack, gateway(kafka, prefix) as going:
+    async with AsyncExitStack() as stack, gateway(kafka, prefix) as (going, _):
         socket = await stack.enter_async_context(connected(going))
         for author in authors:
             await socket.say("subscribe", stream_id=author.stream_id)
@@ -265,7 +265,7 @@ async def test_a_gateway_that_stops_tells_every_client_where_to_go_on_at_another
 
 async def test_the_close_reason_is_the_cursor_where_there_is_one_stream(kafka: str, screen: Show):
     await half_written(screen, "reason", 2)
-    async with AsyncExitStack() as stack, gateway(kafka, screen.rig.prefix) as going:
+    async with AsyncExitStack() as stack, gateway(kafka, screen.rig.prefix) as (going, _):
         socket = await stack.enter_async_context(connected(going))
         await socket.say("subscribe", stream_id="reason", cursors=True)
         heard = [await socket.hear() for _ in range(2)]

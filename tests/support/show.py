@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
+from unittest.mock import patch
 
 import msgspec
 import websockets
@@ -14,6 +15,7 @@ import apexstream.gateway.build
 from apexstream.archiver.claim import Archive
 from apexstream.core.events import StreamState, TaskSubmitted
 from apexstream.core.tiers import Tier
+from apexstream.log.index import StreamIndex
 from apexstream.runtime.settings import Settings
 
 ENDS = {"stream_complete", "stream_error", "stream_cancelled", "error"}
@@ -22,8 +24,9 @@ ENDS = {"stream_complete", "stream_error", "stream_cancelled", "error"}
 class Show:
     """A gateway and an archive of the same topics."""
 
-    def __init__(self, made: Rig, archive: Archive, url: str) -> None:
+    def __init__(self, made: Rig, archive: Archive, url: str, index: StreamIndex) -> None:
         self.rig, self.archive, self.url = made, archive, url
+        self.index = index  # the gateway's
 
     def socket(self) -> websockets.connect:
         return websockets.connect(f"ws{self.url.removeprefix('http')}/stream", max_size=None, compression=None)
@@ -48,15 +51,20 @@ class Show:
         await self.rig.writer.append(self.rig.topic("tasks.normal"), stream_id.encode(), CODEC.encode(task))
 
     async def sealed(self, stream_id: str, next_seq: int) -> StreamState:
-        return await until(self.archive, stream_id, lambda state: state.next_seq >= next_seq)
+        """The first state that holds so much, once the gateway knows it as well."""
+        state = await until(self.archive, stream_id, lambda state: state.next_seq >= next_seq)
+        async with asyncio.timeout(DEADLINE_S):
+            while (known := self.index.get(stream_id)) is None or known.next_seq < next_seq:
+                await asyncio.sleep(0.01)
+        return state
 
     async def publish(self, state: StreamState) -> None:
-        """Put a state into the log as if the archiver had."""
+        """Put a state into the log as if the archiver had; returns once everybody has read it."""
         partition = self.rig.partition_of(state.stream_id)
         offset = await self.rig.writer.append(
             self.rig.topic("streams"), state.stream_id.encode(), CODEC.encode(state), partition=partition
         )
-        await self.archive.index.reached(partition, offset + 1)
+        await asyncio.gather(*(index.reached(partition, offset + 1) for index in (self.archive.index, self.index)))
 
 
 def subscribe(stream_id: str, **more: object) -> str:
@@ -76,16 +84,24 @@ def shown(messages: list[dict[str, Any]]) -> list[Any]:
 
 
 @asynccontextmanager
-async def gateway(kafka: str, prefix: str) -> AsyncIterator[str]:
-    """A gateway; gives its URL. It stops in order at the end."""
+async def gateway(kafka: str, prefix: str) -> AsyncIterator[tuple[str, StreamIndex]]:
+    """A gateway; gives its URL and what it knows of sealed streams. It stops in order at the end."""
+    indexes: list[StreamIndex] = []
+
+    class Shown(StreamIndex):
+        async def __aenter__(self) -> StreamIndex:
+            indexes.append(self)
+            return await super().__aenter__()
+
     stop, ready = asyncio.Event(), asyncio.get_running_loop().create_future()
     settings = Settings(bootstrap_servers=kafka, topic_prefix=prefix, port=0)
-    serving = asyncio.create_task(apexstream.gateway.build.serve(settings, ready=ready.set_result, stop=stop))
-    await asyncio.wait([serving, ready], timeout=DEADLINE_S, return_when=asyncio.FIRST_COMPLETED)
+    with patch.object(apexstream.gateway.build, "StreamIndex", Shown):
+        serving = asyncio.create_task(apexstream.gateway.build.serve(settings, ready=ready.set_result, stop=stop))
+        await asyncio.wait([serving, ready], timeout=DEADLINE_S, return_when=asyncio.FIRST_COMPLETED)
     if serving.done():
         serving.result()
     try:
-        yield ready.result()
+        yield ready.result(), indexes[0]
     finally:
         stop.set()
         await serving
@@ -95,5 +111,5 @@ async def gateway(kafka: str, prefix: str) -> AsyncIterator[str]:
 async def show(kafka: str, prefix: str) -> AsyncIterator[Show]:
     async with rig(kafka, prefix) as made, made.archive("a") as archive:
         await made.writer.prepare(made.topic("tasks.normal"))
-        async with gateway(kafka, prefix) as url:
-            yield Show(made, archive, url)
+        async with gateway(kafka, prefix) as (url, index):
+            yield Show(made, archive, url, index)

@@ -101,6 +101,7 @@ async def serve_one(
             settings.topic("streams"),
             codec,
             lambda stream_id: hub.gone(stream_id),  # noqa: PLW0108 - the hub is made below
+            lambda stream_id: hub.known(stream_id),  # noqa: PLW0108
         ) as index,
         LogReader(kafka, client_id=f"{name}-stats") as stats_reads,
         KnownStats(stats_reads, settings.topic("stats"), codec) as stats,

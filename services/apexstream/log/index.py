@@ -78,20 +78,29 @@ def check_readable(state: StreamState, now_us: int) -> None:
         raise Expired("the stream has expired", where=state.stream_id, hint="Set ttl_s or keep when submitting a task")
 
 
+_Read = tuple[bytes, int, StreamStatus]  # value, when it expires, status
+
+
 class StreamIndex:
     """States by stream, progress by partition. Use as an async context manager, and let :meth:`run` run.
 
-    Lookups take tens of microseconds and are made on the event loop. ``on_gone`` is called with the id of every stream whose
-    content is found to be gone, after the first reading.
+    Lookups take tens of microseconds and are made on the event loop. After the first reading ``on_gone`` is called with the id
+    of every stream whose content is found to be gone, and ``on_sealed`` with that of every other whose state was read.
     """
 
     def __init__(
-        self, reader: LogReader, topic: str, codec: Codec, on_gone: Callable[[str], None] = lambda _: None
+        self,
+        reader: LogReader,
+        topic: str,
+        codec: Codec,
+        on_gone: Callable[[str], None] = lambda _: None,
+        on_sealed: Callable[[str], None] = lambda _: None,
     ) -> None:
         self._reader = reader
         self._topic = topic
         self._codec = codec
         self._on_gone = on_gone
+        self._on_sealed = on_sealed
         self._view: View | None = None
         self._progress: dict[int, ArchiveProgress] = {}
         self._epochs: dict[int, int] = {}
@@ -168,7 +177,7 @@ class StreamIndex:
     def on_records(self, at: Partition, records: list[Record]) -> None:
         """Take the next records of a partition."""
         partition = at[1]
-        newest: dict[str, tuple[bytes, int]] = {}
+        newest: dict[str, _Read] = {}
         for record in records:
             try:
                 self._take(partition, record, newest)
@@ -176,10 +185,13 @@ class StreamIndex:
                 _log.error("skipped a state that cannot be read", at=(*at, record.offset), error=str(problem))
         if newest:
             self._store(partition, newest)
+            if self.caught_up.is_set():
+                for key, (_, _, status) in newest.items():
+                    (self._on_gone if status in _GONE else self._on_sealed)(key)
         self._positions[partition] = records[-1].offset + 1
         self._wake(partition)
 
-    def _take(self, partition: int, record: Record, newest: dict[str, tuple[bytes, int]]) -> None:
+    def _take(self, partition: int, record: Record, newest: dict[str, _Read]) -> None:
         key = (record.key or b"").decode()
         if key.startswith("!"):
             if not self._counts(partition, key, self._codec.decode(record.value, ArchiveProgress)):
@@ -190,9 +202,7 @@ class StreamIndex:
                 self._outrank(partition, key)
                 return
             self._epochs[partition] = state.epoch
-            newest[key] = record.value or b"", state.expires_us
-            if state.status in _GONE and self.caught_up.is_set():
-                self._on_gone(key)
+            newest[key] = record.value or b"", state.expires_us, state.status
         if partition in self._outranked:
             self._outranked[partition].discard(key)
 
@@ -210,8 +220,8 @@ class StreamIndex:
     def _outrank(self, partition: int, key: str) -> None:
         self._outranked.setdefault(partition, set()).add(key)
 
-    def _store(self, partition: int, newest: dict[str, tuple[bytes, int]]) -> None:
-        rows = [(key, partition, expires_us, value) for key, (value, expires_us) in newest.items()]
+    def _store(self, partition: int, newest: dict[str, _Read]) -> None:
+        rows = [(key, partition, expires_us, value) for key, (value, expires_us, _) in newest.items()]
         self._db.execute("BEGIN")
         self._db.executemany("INSERT OR REPLACE INTO streams VALUES (?, ?, ?, ?)", rows)
         self._db.execute("COMMIT")
