@@ -178,7 +178,7 @@ async def test_a_gateway_that_stops_ends_events_in_order_and_breaks_off_the_answ
 
     begun = [asyncio.Event(), asyncio.Event()]
     async with asyncio.timeout(TIMEOUT_S):
-        async with gateway(kafka, screen.rig.prefix) as other:
+        async with gateway(kafka, screen.rig.prefix) as (other, _):
             over_events = asyncio.create_task(answer_of(other, "/streams/drained/events", begun[0]))
             of_a_chat = asyncio.create_task(answer_of(other, "/streams/drained/ui-messages", begun[1]))
             await asyncio.gather(*(each.wait() for each in begun))
