@@ -43,9 +43,9 @@ page: $(VENV)/run.stamp ## Build the web page and the TypeScript client (again o
 run: page ## Start everything, analyse INPUT, show the chunks, serve until Ctrl-C (ONCE=1: until the stream is complete)
 	@$(BIN)/apexstream up $(if $(ONCE),--once) --run corpus analyze -p path="$${INPUT:-$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("stdlib"))')}"
 
-PROCESSES ?= 2
+PROCESSES ?= 3
 .PHONY: test
-test: $(VENV)/dev.stamp page ## Unit, contract and integration tests, on embedded brokers, in PROCESSES (2) at once
+test: $(VENV)/dev.stamp page ## Unit, contract and integration tests, on embedded brokers, in PROCESSES (3) at once
 	$(BIN)/pytest --numprocesses $(PROCESSES) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 .PHONY: test-container
