@@ -93,6 +93,7 @@ async def test_a_second_life_counts_on_where_the_first_one_stopped(log: Log) -> 
     assert counted(rows, 60) == 84
 
 
+@pytest.mark.faults  # a rebalance of Faust: it does not always end
 async def test_two_processes_share_the_partitions_and_count_nothing_twice(log: Log) -> None:
     authors = [Author(f"s{number}") for number in range(12)]
     async with processing(log.settings):

@@ -185,7 +185,7 @@ class StreamIndex:
                 _log.error("skipped a state that cannot be read", at=(*at, record.offset), error=str(problem))
         if newest:
             self._store(partition, newest)
-            if self.caught_up.is_set():
+            if self._view is not None and self._view.caught_up.is_set():
                 for key, (_, _, status) in newest.items():
                     (self._on_gone if status in _GONE else self._on_sealed)(key)
         self._positions[partition] = records[-1].offset + 1
