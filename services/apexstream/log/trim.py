@@ -1,5 +1,6 @@
 """Deletes the beginnings of partitions. The archiver is the only caller: it knows what is sealed."""
 
+import asyncio
 from collections.abc import Mapping
 
 from aiokafka.admin import AIOKafkaAdminClient, RecordsToDelete
@@ -23,4 +24,14 @@ async def delete_before(to: Cluster, offsets: Mapping[Partition, int], *, client
     except (KafkaError, OSError, TimeoutError) as problem:
         raise Unavailable(f"records could not be deleted: {problem!r}", where=str(to)) from problem
     finally:
-        await client.close()
+        await _close(client)
+
+
+async def _close(client: AIOKafkaAdminClient) -> None:
+    """aiokafka's close swallows a cancellation that comes while it waits, and the archiver would never stop."""
+    closing = asyncio.ensure_future(client.close())
+    try:
+        await asyncio.shield(closing)
+    except asyncio.CancelledError:
+        await asyncio.wait([closing])
+        raise
