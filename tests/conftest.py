@@ -4,7 +4,11 @@ import secrets
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import HealthCheck, settings
 from tests.support.kafka import kafka_under_test
+
+settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("any machine")  # tests are not timed
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
