@@ -84,7 +84,7 @@ async def test_throttle_that_keeps_the_last_gives_the_newest_when_the_time_is_ov
 async def test_throttle_never_gives_two_within_the_time_but_at_the_end(
     times: list[int], seconds: int, keep: Any
 ) -> None:
-    clock = ManualClock(turns=15)
+    clock = ManualClock(turns=100)
 
     got = await timed(clock, at(clock, *times).throttle(seconds, keep=keep))
 
