@@ -5,7 +5,6 @@
 
 import asyncio
 import hashlib
-import importlib.util
 import json
 import os
 import subprocess
@@ -13,14 +12,13 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from tests.support.kafka import kafka_under_test
 from tests.support.system import ALL, processes
+from tests.support.web import web_build
 
 FOLDER = Path(__file__).resolve().parent
-WEB_BUILD = FOLDER.parents[1] / "services" / "web" / "build.py"
 RUN_TIMEOUT_S = 900
 SHORT = "^(?!.*(Property|TTL Expiration|Fork - TTL|Stress|State Hash))"  # of the full names of tests
 ENVIRONMENT = {
@@ -32,7 +30,7 @@ ENVIRONMENT = {
 def main(arguments: Sequence[str]) -> int:
     """Run and report; the exit code is 0 if no test failed."""
     os.environ.update(ENVIRONMENT)
-    web = _web_build()
+    web = web_build()
     node = web.find_node(web.NODE_FOR_BUILD)
     _install(node)
     with tempfile.TemporaryDirectory() as scratch:
@@ -48,16 +46,6 @@ def main(arguments: Sequence[str]) -> int:
 def _vitest_arguments(arguments: Sequence[str]) -> list[str]:
     rest = [argument for argument in arguments if argument != "--short"]
     return rest if len(rest) == len(arguments) else ["--testNamePattern", SHORT, *rest]
-
-
-def _web_build() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("web_build", WEB_BUILD)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["web_build"] = module
-    spec.loader.exec_module(module)
-    return module
 
 
 def _install(node: Any) -> None:

@@ -6,11 +6,13 @@ import sys
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import httpx
 import msgspec
 import pytest_asyncio
 import websockets
+from tests.support.tokens import ALL, Issuer, bearer
 
 import apexstream.archiver.build
 import apexstream.dispatcher.build
@@ -18,6 +20,7 @@ import apexstream.gateway.build
 import apexstream.runner.build
 from apexstream.contracts.catalogue import load_catalogue
 from apexstream.log import admin
+from apexstream.log.writer import Writer
 from apexstream.runtime.settings import Settings
 
 SERVICES = (apexstream.gateway.build, apexstream.dispatcher.build, apexstream.runner.build, apexstream.archiver.build)
@@ -106,3 +109,31 @@ class running:  # noqa: N801 - reads as a verb: async with running(settings)
         if serving.done():
             serving.result()
         return ready.result()
+
+
+def guarded(kafka: str, folder: Path, issuer: Issuer, **more: Any) -> running:
+    """As :class:`running`, with the keys of ``issuer`` in ``folder``; its HTTP client may do everything."""
+    settings = Settings(
+        bootstrap_servers=kafka,
+        topic_prefix=f"m{secrets.token_hex(4)}.",
+        port=0,
+        home=folder,
+        auth_keys=issuer.publish(folder / "jwks.json"),
+        **more,
+    )
+    return running(settings, bearer(issuer.token(*ALL)))
+
+
+@pytest_asyncio.fixture
+async def topic(kafka: str, topic_prefix: str) -> str:
+    """A topic of four partitions, empty."""
+    (letters,) = (topic for topic in load_catalogue() if topic.name == "apex.dead-letters")
+    await admin.apply([letters.renamed(topic_prefix)], kafka)
+    return f"{topic_prefix}dead-letters"
+
+
+@pytest_asyncio.fixture
+async def writer(kafka: str, topic: str) -> AsyncIterator[Writer]:
+    async with Writer(kafka, client_id="test") as writer:
+        await writer.prepare(topic)
+        yield writer

@@ -6,28 +6,12 @@ from collections.abc import AsyncIterator
 
 import pytest_asyncio
 
-from apexstream.contracts.catalogue import load_catalogue
-from apexstream.log import admin, feed
+from apexstream.log import feed
 from apexstream.log.feed import Feed, places_to_begin
 from apexstream.log.fetcher import LogReader, Partition
 from apexstream.log.writer import Writer
 
 DEADLINE_S = 60
-
-
-@pytest_asyncio.fixture
-async def topic(kafka: str, topic_prefix: str) -> str:
-    """A topic of four partitions, empty."""
-    (letters,) = (topic for topic in load_catalogue() if topic.name == "apex.dead-letters")
-    await admin.apply([letters.renamed(topic_prefix)], kafka)
-    return f"{topic_prefix}dead-letters"
-
-
-@pytest_asyncio.fixture
-async def writer(kafka: str, topic: str) -> AsyncIterator[Writer]:
-    async with Writer(kafka, client_id="test") as writer:
-        await writer.prepare(topic)
-        yield writer
 
 
 @pytest_asyncio.fixture

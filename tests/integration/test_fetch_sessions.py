@@ -7,29 +7,12 @@ import pytest
 import pytest_asyncio
 from aiokafka import errors
 
-from apexstream.contracts.catalogue import load_catalogue
-from apexstream.log import admin
 from apexstream.log.fetcher import LogReader, Partition, Record
 from apexstream.log.sessions import FetchSession
 from apexstream.log.view import View
 from apexstream.log.writer import Writer
 
 DEADLINE_S = 20
-
-
-@pytest_asyncio.fixture
-async def topic(kafka: str, topic_prefix: str) -> str:
-    """A topic of several partitions, empty."""
-    (letters,) = (topic for topic in load_catalogue() if topic.name == "apex.dead-letters")
-    await admin.apply([letters.renamed(topic_prefix)], kafka)
-    return f"{topic_prefix}dead-letters"
-
-
-@pytest_asyncio.fixture
-async def writer(kafka: str, topic: str) -> AsyncIterator[Writer]:
-    async with Writer(kafka, client_id="test") as writer:
-        await writer.prepare(topic)
-        yield writer
 
 
 @pytest_asyncio.fixture

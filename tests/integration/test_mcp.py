@@ -15,10 +15,8 @@ import pytest
 import pytest_asyncio
 from mcp import Client, MCPError, StdioServerParameters
 from mcp.client.streamable_http import streamable_http_client
-from tests.integration.conftest import Apex, running
+from tests.integration.conftest import Apex, guarded
 from tests.support.tokens import ALL, Issuer, bearer
-
-from apexstream.runtime.settings import Settings
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 TIMEOUT_S = 60
@@ -80,15 +78,7 @@ async def over_stdio(apex: Apex, mode: str = "auto") -> AsyncIterator[Client]:
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def apex(kafka: str, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Apex]:
     """An ApexStream with keys."""
-    folder = tmp_path_factory.mktemp("auth")
-    settings = Settings(
-        bootstrap_servers=kafka,
-        topic_prefix=f"m{secrets.token_hex(4)}.",
-        port=0,
-        home=folder,
-        auth_keys=ISSUER.publish(folder / "jwks.json"),
-    )
-    async with running(settings, bearer(ISSUER.token(*ALL))) as started:
+    async with guarded(kafka, tmp_path_factory.mktemp("auth"), ISSUER) as started:
         yield started
 
 

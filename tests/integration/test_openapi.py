@@ -2,17 +2,14 @@
 
 import asyncio
 import os
-import secrets
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 import pytest_asyncio
-from tests.integration.conftest import Apex, running
-from tests.support.tokens import ALL, Issuer, bearer
-
-from apexstream.runtime.settings import Settings
+from tests.integration.conftest import Apex, guarded
+from tests.support.tokens import Issuer
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -23,20 +20,8 @@ ISSUER = Issuer()
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def apex(kafka: str, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Apex]:
-    folder = tmp_path_factory.mktemp("auth")
-    started = running(
-        Settings(
-            bootstrap_servers=kafka,
-            topic_prefix=f"m{secrets.token_hex(4)}.",
-            port=0,
-            home=folder,
-            user_submissions_per_s=10_000,
-            auth_keys=ISSUER.publish(folder / "jwks.json"),
-        ),
-        bearer(ISSUER.token(*ALL)),
-    )
-    async with started as apex:
-        yield apex
+    async with guarded(kafka, tmp_path_factory.mktemp("auth"), ISSUER, user_submissions_per_s=10_000) as started:
+        yield started
 
 
 async def test_every_described_operation_answers_as_its_document_says(

@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
@@ -16,11 +15,10 @@ import pytest_asyncio
 import websockets
 from mcp import Client
 from mcp.client.streamable_http import streamable_http_client
-from tests.integration.conftest import Apex, running
-from tests.support.tokens import ALL, Issuer, bearer
+from tests.integration.conftest import Apex, guarded
+from tests.support.tokens import Issuer, bearer
 
 from apexstream.gateway.cursors import Cursors, Position, shared_key
-from apexstream.runtime.settings import Settings
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 ISSUER = Issuer()
@@ -31,16 +29,7 @@ VIEW = '{"operators":[{"op":"map","path":"$.i"}]}'
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def apex(kafka: str, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Apex]:
-    folder = tmp_path_factory.mktemp("auth")
-    settings = Settings(
-        bootstrap_servers=kafka,
-        topic_prefix=f"m{secrets.token_hex(4)}.",
-        port=0,
-        home=folder,
-        auth_keys=ISSUER.publish(folder / "jwks.json"),
-        seal_after_s=0.2,
-    )
-    async with running(settings, bearer(ISSUER.token(*ALL))) as started:
+    async with guarded(kafka, tmp_path_factory.mktemp("auth"), ISSUER, seal_after_s=0.2) as started:
         yield started
 
 

@@ -149,9 +149,10 @@ class Dispatcher:
 
     def on_runners(self, _: Partition, records: Iterable[Record]) -> None:
         """What runners can take."""
-        now = self._clock.now_us()
         for record in records:
-            self._facts.runner(record, now)
+            self._facts.runner(
+                record, self._clock.now_us()
+            )  # of two that tell of one partition, the later one is right
         self._wake.set()
 
     def on_control(self, _: Partition, records: Iterable[Record]) -> None:

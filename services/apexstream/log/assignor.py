@@ -11,7 +11,7 @@ import msgspec
 from aiokafka.coordinator.assignors.abstract import AbstractPartitionAssignor
 from aiokafka.coordinator.protocol import ConsumerProtocolMemberAssignment, ConsumerProtocolMemberMetadata
 
-Partition = tuple[str, int]
+from apexstream.log.fetcher import Partition
 
 
 class Holding(msgspec.Struct, frozen=True):

@@ -68,6 +68,7 @@ async def serve(settings: Settings, *, ready: Callable[[str], None], stop: async
         settings.topic(name) for name in ("chunks", "task-events", "runners", "dead-letters")
     )
     assignments, control = settings.topic("assignments"), settings.topic("control")
+    coordination, segment_topic = settings.topic("coordination"), settings.topic("segments")
     keys = key_provider(settings)
     resources = announced(measured(), settings.runner_resources, settings.runner_labels)
     async with (
@@ -90,21 +91,20 @@ async def serve(settings: Settings, *, ready: Callable[[str], None], stop: async
                 writer_id=writer_id,
                 now_us=clock.now_us,
             ),
-            segments := SegmentReader(scans, settings.topic("segments"), codec),
+            segments := SegmentReader(scans, segment_topic, codec),
             keys,
         ) as inputs,
         host,
     ):
-        await writer.prepare(chunks, events, states, letters, settings.topic("coordination"))
+        await writer.prepare(chunks, events, states, letters, coordination)
         await scans.partitions(chunks)
         await scans.partitions(assignments)
         await scans.partitions(events)
-        await scans.partitions(settings.topic("segments"))
-        await scans.partitions(settings.topic("coordination"))
-        await meetings.partitions(settings.topic("coordination"))
+        await scans.partitions(segment_topic)
+        await scans.partitions(coordination)
+        await meetings.partitions(coordination)
         buffer = Buffer(settings.runner_buffer_mb << 20, host.hold)
         meters.RUNNER_BUFFERED.read(lambda: buffer.held_bytes)
-        coordination = settings.topic("coordination")
         coordinator = Coordinator(
             lambda on_records: Tails(meetings, on_records),
             scans,
