@@ -18,6 +18,7 @@ from tests.support.archive import rig
 from tests.support.gateways import GatewayProcess, Road, gateways
 from tests.support.sse import events
 from tests.support.streams import CODEC, NOW_US, Author, Content, append, data, numbered
+from tests.support.tearing import Tears
 from tests.support.web import driven
 from websockets.exceptions import WebSocketException
 
@@ -27,7 +28,7 @@ from apexstream.core.events import TaskSubmitted
 from apexstream.core.tiers import Tier
 
 CHUNKS, TEARS = 10_000, 100
-EVERY = CHUNKS // (TEARS + 5)  # so many chunks before each tear, and some left after the last one
+EVERY = CHUNKS // (TEARS + 5)  # chunks for each tear, and some left after the last one
 WHOLE_S_MAX = 240
 POLICY = ReconnectPolicy(base_s=0.01, cap_s=0.1, offline_max_s=60)
 
@@ -71,6 +72,7 @@ class Seen:
         assert seq == len(self.values)
         if kind == "complete":
             self.ended = True
+            self.more.set()
             return
         assert kind == "update"
         self.values.append(value)
@@ -82,8 +84,9 @@ class Seen:
         kind = str(message["type"]).removeprefix("stream_")
         self.take(kind, message["seq"], message.get("data"), message.get("cursor", self.cursor))
 
-    async def until(self, reached: Callable[[], bool]) -> None:
-        while not reached():
+    async def until(self, count: int) -> None:
+        while self.count < count:
+            assert not self.ended
             self.more.clear()
             await self.more.wait()
 
@@ -170,13 +173,13 @@ VIEWERS = {
 }
 
 
-async def tear(road: Road, seen: Seen) -> None:
+async def tear(road: Road, seen: Seen, tears: Tears) -> None:
     """Break all connections again and again, each time after the viewer has got a little further."""
-    while road.torn < TEARS:
-        due = seen.count + EVERY // 2
-        await seen.until(lambda due=due: seen.count >= due)
+    while tears.torn < TEARS:
+        await seen.until(tears.due)
         while not road.tear():
             await asyncio.sleep(0.01)  # what the viewer had taken already was enough, and it is on its way back
+        tears.tear(seen.count)
 
 
 async def kill(pair: list[GatewayProcess], road: Road, rng: random.Random) -> None:
@@ -207,15 +210,15 @@ async def test_a_viewer_torn_off_a_hundred_times_has_each_chunk_once(
             Road([one.port for one in pair], rng).open() as road,
             asyncio.TaskGroup() as group,
         ):
-            seen = Seen()
-            for acting in (VIEWERS[viewer](road.url, seen), tear(road, seen), kill(pair, road, rng)):
+            seen, tears = Seen(), Tears(EVERY, TEARS)
+            for acting in (VIEWERS[viewer](road.url, seen), tear(road, seen, tears), kill(pair, road, rng)):
                 group.create_task(acting)
             for value in records(rng, "torn"):
                 content.take(value)
                 await append(made.writer, made.topic("chunks"), "torn", [value])
-                while content.fold.next_seq > (road.torn + 2) * EVERY and road.torn < TEARS:
+                while not tears.may_write(content.fold.next_seq, taken=seen.count, held=len(seen.values)):
                     await road.torn_again.wait()  # the stream goes on while connections break, but not far ahead
-    assert road.torn >= TEARS
+    assert tears.torn == TEARS
     assert seen.ended
     assert [msgspec.json.encode(value) for value in seen.values] == [chunk.payload for chunk in content.chunks[:-1]]
     assert content.fold.rewinds == 2

@@ -27,6 +27,7 @@ export interface Follower {
 
 export interface Socket {
   onopen: (() => void) | null;
+  onerror: (() => void) | null;
   onmessage: ((message: { readonly data: unknown }) => void) | null;
   onclose: ((close: { readonly code: number; readonly reason: string }) => void) | null;
   send(text: string): void;
@@ -54,6 +55,7 @@ export interface ConnectionOptions {
 
 export const STREAMS_MAX = 1_000; // on one socket: the gateway's limit
 
+const OPEN_MS = 10_000; // for opening a socket, handshake included
 const WATCH_MS = 15_000; // silence for this long is answered with a ping, for twice this long with a new connection
 const GAPS_MAX = 2; // in a row, at one seq, before the stream counts as damaged
 const STRANGER_MAX = 2; // sockets in a row that were closed for want of a token
@@ -83,6 +85,7 @@ export class Connection {
   #strangers = 0;
   #failures = 0;
   #offlineSince: number | null = null;
+  #open = false;
   #heard = false;
   #pinged = false;
   #cancelTimer: () => void = () => {};
@@ -147,14 +150,19 @@ export class Connection {
   #connect(): void {
     const socket = this.#ports.open(this.#url);
     this.#socket = socket;
+    this.#open = false;
     this.#tell({ state: "connecting" });
     socket.onopen = () => this.#opened(socket);
+    // Not every WebSocket closes one that could not be opened (Node 22's does not); later there is always a close, with its code.
+    socket.onerror = () => this.#open || this.#restart("The connection could not be opened");
     socket.onmessage = ({ data }) => this.#received(data);
     socket.onclose = ({ code, reason }) => this.#closed(code, reason);
     this.#watch();
   }
 
   #opened(socket: Socket): void {
+    this.#open = true;
+    this.#watch();
     this.#asked(
       (credential) => this.#introduce(socket, credential),
       (reason) => this.#socket === socket && this.#restart(reason),
@@ -257,7 +265,7 @@ export class Connection {
     this.#cancelTimer();
     this.#socket = null;
     this.#link = { state: "connecting" };
-    socket.onopen = socket.onmessage = socket.onclose = null;
+    socket.onopen = socket.onerror = socket.onmessage = socket.onclose = null;
     socket.close();
   }
 
@@ -303,9 +311,13 @@ export class Connection {
     this.#tell({ state: "refused", code, reason });
   }
 
-  /** Notice a peer that is gone without a word; also bounds the time that opening the socket may take. */
+  /** Notice a peer that is gone without a word, and one that never answers. */
   #watch(): void {
     this.#cancelTimer();
+    if (!this.#open) {
+      this.#cancelTimer = this.#ports.after(OPEN_MS, () => this.#restart("The gateway did not answer"));
+      return;
+    }
     this.#heard = this.#pinged = false;
     const look = () => {
       if (!this.#heard && this.#pinged) return this.#restart("The gateway has been silent");

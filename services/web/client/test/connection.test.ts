@@ -7,6 +7,7 @@ import type { StreamEvent } from "../src/frames.ts";
 
 class FakeSocket implements Socket {
   onopen: Socket["onopen"] = null;
+  onerror: Socket["onerror"] = null;
   onmessage: Socket["onmessage"] = null;
   onclose: Socket["onclose"] = null;
   closed = false;
@@ -201,6 +202,41 @@ test("silence is answered with a ping, and silence after it with a new connectio
 
   assert.ok(silent.closed);
   assert.equal(ports.waits.length, 1);
+});
+
+test("a socket that does not open in time is given up for another one", () => {
+  const ports = new FakePorts();
+  new Connection("ws://test/stream", ports).follow("s", new FakeFollower());
+  const silent = ports.socket;
+  assert.deepEqual(
+    ports.waits.map(({ ms }) => ms),
+    [10_000],
+  );
+
+  ports.elapse();
+  ports.elapse();
+
+  assert.ok(silent.closed);
+  assert.equal(ports.sockets.length, 2);
+});
+
+test("a socket that fails to open and is never said to be closed is replaced", () => {
+  const ports = new FakePorts();
+  new Connection("ws://test/stream", ports).follow("s", new FakeFollower());
+
+  ports.socket.onerror?.();
+  ports.elapse();
+
+  assert.equal(ports.sockets.length, 2);
+});
+
+test("an error on an open socket is not taken for its end, whose code is still to come", () => {
+  const { ports, follower } = following();
+
+  ports.socket.onerror?.();
+  ports.socket.onclose?.({ code: 4503, reason: "not allowed" });
+
+  assert.equal(follower.links.at(-1)?.state, "refused");
 });
 
 test("a pong keeps the connection", () => {

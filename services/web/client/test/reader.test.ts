@@ -11,6 +11,7 @@ import { Reader, WAITING_EVENTS_MAX } from "../src/reader.ts";
 
 class Wire implements Socket {
   onopen: Socket["onopen"] = null;
+  onerror: Socket["onerror"] = null;
   onmessage: Socket["onmessage"] = null;
   onclose: Socket["onclose"] = null;
   readonly sent: string[] = [];

@@ -18,6 +18,7 @@ function connected(token: string) {
   const open = () => {
     const socket: Socket = {
       onopen: null,
+      onerror: null,
       onmessage: null,
       onclose: null,
       send: (text) => sent.push(JSON.parse(text)),
