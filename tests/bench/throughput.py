@@ -18,7 +18,7 @@ from tests.bench.measure import median_ratio, table
 from tests.bench.processes import Usage, cpu_between, usage
 from tests.support.system import own_broker
 
-ROUNDS, WARM_ROUNDS, STREAMS, CHUNKS, PAD = 3, 3, 16, 40_000, 150
+ROUNDS, WARM_ROUNDS, STREAMS, CHUNKS, PAD = 3, 2, 16, 120_000, 150
 POLL_S = 0.1
 BARE_TOPIC = "bench-throughput"
 OURS = "plugin process to Kafka"

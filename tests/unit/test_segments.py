@@ -9,6 +9,8 @@ from tests.support.streams import CODEC, numbered
 from apexstream.core.chunk import Chunk, Kind
 from apexstream.core.errors import DataCorruption
 from apexstream.core.events import Segment, SegmentPage, SegmentRef
+from apexstream.gateway.durable.reading import Messages
+from apexstream.gateway.encoding import Encoding
 from apexstream.gateway.frames import JsonFrames, chunk_message, stream_head, websocket_frame
 from apexstream.gateway.replay import encode_sealed
 from apexstream.log.segments import (
@@ -45,9 +47,9 @@ def ref(value: bytes, count: int, *, number: int = 5, first_seq: int = 1000, ind
     return SegmentRef(offset=0, number=number, first_seq=first_seq, count=count, size_bytes=len(value), index=index)
 
 
-def sealed(content: list[Chunk], count: int | None = None) -> SealedChunks:
-    value = pack_chunks(CODEC, "s", 5, 1000, content)
-    got = unpack(CODEC, value, "s", ref(value, count or len(content)))
+def sealed(content: list[Chunk], count: int | None = None, *, first_seq: int = 1000) -> SealedChunks:
+    value = pack_chunks(CODEC, "s", 5, first_seq, content)
+    got = unpack(CODEC, value, "s", ref(value, count or len(content), first_seq=first_seq))
     assert isinstance(got, SealedChunks)
     return got
 
@@ -67,23 +69,34 @@ def test_a_segment_that_was_cut_gives_the_chunks_that_count(content: list[Chunk]
 @settings(deadline=None)
 @given(
     st.lists(st.one_of(chunks, json_chunks), min_size=1, max_size=30),
+    st.sampled_from([0, 5, 95, 980, 9_999, 65_530]),
     st.integers(-1, 31),
     st.integers(0, 31),
     st.booleans(),
+    st.sampled_from([JsonFrames(), Messages()]),
 )
-def test_frames_of_a_segment_are_those_of_its_chunks(content: list[Chunk], skip: int, stop: int, plain: bool) -> None:
+def test_what_is_written_of_a_segment_is_what_is_written_of_its_chunks(
+    content: list[Chunk], first: int, skip: int, stop: int, plain: bool, encoding: Encoding
+) -> None:
     if plain:
         content = [Chunk(Kind.DATA, chunk.payload, 0) for chunk in content]
-    head = stream_head("s")
-    expected = [websocket_frame(chunk_message(head, seq, chunk)) for seq, chunk in enumerate(content, 1000)]
+    encoder = encoding.open("s")
+    expected = [encoder.chunk(seq, 0, chunk) for seq, chunk in enumerate(content, first)]
 
-    encoder = JsonFrames().open("s")
-    encoded = encode_sealed(encoder, 0, sealed(content), lambda _, several: several)
+    encoded = encode_sealed(encoder, 0, sealed(content, first_seq=first), lambda _, several: several)
 
     assert sealed(content).plain is all(c.kind is Kind.DATA and not c.content_type for c in content)
-    assert (encoded.first_seq, encoded.next_seq) == (1000, 1000 + len(content))
+    assert (encoded.first_seq, encoded.next_seq) == (first, first + len(content))
     assert encoded.whole == b"".join(expected)
-    assert encoded.between(1000 + skip, 1000 + stop, encoder) == b"".join(expected[max(skip, 0) : stop])
+    assert encoded.between(first + skip, first + stop, encoder) == b"".join(expected[max(skip, 0) : stop])
+
+
+@given(st.lists(st.one_of(chunks, json_chunks), min_size=1, max_size=10), st.integers(0, 10_000))
+def test_a_websocket_is_sent_the_messages_of_chunks_a_frame_each(content: list[Chunk], first: int) -> None:
+    encoder, head = JsonFrames().open("s"), stream_head("s")
+
+    for seq, chunk in enumerate(content, first):
+        assert encoder.chunk(seq, 0, chunk) == websocket_frame(chunk_message(head, seq, chunk))
 
 
 @settings(deadline=None)

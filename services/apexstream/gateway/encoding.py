@@ -40,10 +40,14 @@ class Encoding(Protocol):
 
 @runtime_checkable
 class PlainEncoder(Protocol):
-    """An encoder that writes a segment of nothing but JSON data chunks, as most are, faster than chunk by chunk."""
+    """An encoder that writes a segment of nothing but JSON data chunks, as most are, faster than chunk by chunk. Its
+    :meth:`Encoder.join` does no more than put pieces one after the other."""
 
-    def plain(self, first_seq: int, rewinds: int, payloads: Sequence[bytes]) -> list[bytes]:
-        """The same as :meth:`Encoder.chunk` for data chunks with these payloads."""
+    def plain(self, first_seq: int, sizes: Sequence[int], payloads: str) -> list[str]:
+        """The same as :meth:`Encoder.chunk` for data chunks whose payloads, of these sizes, lie one after the other.
+
+        Every character stands for a byte (Latin-1): Python puts text together in half the time that it takes for bytes.
+        """
 
 
 def encode(encoder: Encoder, first_seq: int, rewinds: int, chunks: Sequence[Chunk]) -> list[bytes]:

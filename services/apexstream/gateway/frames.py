@@ -91,16 +91,16 @@ class _Frames:
     def join(self, pieces: Sequence[bytes]) -> bytes:
         return b"".join(pieces)
 
-    def plain(self, first_seq: int, rewinds: int, payloads: Sequence[bytes]) -> list[bytes]:  # noqa: ARG002
-        before = b'{"type":"stream_update"' + self._head
-        frames = []
-        for seq, payload in enumerate(payloads, first_seq):
-            message = b'%b%d,"data":%b}' % (before, seq, payload or b"null")
-            length = len(message)
-            if 126 <= length < 65536:
-                frames.append(b"\x81\x7e%b%b" % (length.to_bytes(2, "big"), message))
-            else:
-                frames.append(websocket_frame(message))
+    def plain(self, first_seq: int, sizes: Sequence[int], payloads: str) -> list[str]:
+        before = '{"type":"stream_update"' + self._head.decode("latin-1")
+        frames, start, told, changes_at, head = [], 0, -1, 0, ""
+        for seq, size in enumerate(sizes, first_seq):
+            if size != told or seq == changes_at:  # chunks that follow each other are often of one size
+                told, changes_at = size, 10 ** len(str(seq))
+                length = len(before) + len(str(seq)) + len(',"data":}') + (size or len("null"))
+                head = _frame_head(length).decode("latin-1") + before
+            frames.append(f'{head}{seq},"data":{payloads[start : start + size] or "null"}}}')
+            start += size
         return frames
 
 
@@ -134,12 +134,15 @@ class _Messages:
 
 def websocket_frame(message: bytes) -> bytes:
     """``message`` as one unmasked, final text frame (RFC 6455, 5.2)."""
-    size = len(message)
+    return _frame_head(len(message)) + message
+
+
+def _frame_head(size: int) -> bytes:
     if size < 126:
-        return bytes((0x81, size)) + message
+        return bytes((0x81, size))
     if size < 65536:
-        return b"\x81\x7e" + size.to_bytes(2, "big") + message
-    return b"\x81\x7f" + size.to_bytes(8, "big") + message
+        return b"\x81\x7e" + size.to_bytes(2, "big")
+    return b"\x81\x7f" + size.to_bytes(8, "big")
 
 
 def _typed(chunk: Chunk) -> bytes:

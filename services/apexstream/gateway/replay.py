@@ -3,6 +3,7 @@ a time with the same encoding. JSON chunks, nearly all there are, are encoded st
 """
 
 import asyncio
+from array import array
 from collections import OrderedDict, deque
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ AHEAD_MAX = 6  # segments of one replay that are fetched while the viewer takes 
 
 
 @dataclass(frozen=True, slots=True)
-class Sealed:
+class _Pieces:
     """A segment as an encoder wrote it: a piece for each chunk, and all of them joined."""
 
     first_seq: int
@@ -45,6 +46,36 @@ class Sealed:
         return encoder.join(self.pieces[max(seq - self.first_seq, 0) : max(end - self.first_seq, 0)])
 
 
+@dataclass(frozen=True, slots=True)
+class _Joined:
+    """The same of an encoder whose pieces lie one after the other as they are: where they end is all that is kept of them."""
+
+    first_seq: int
+    sizes: "array[int]"
+    whole: bytes
+
+    @property
+    def next_seq(self) -> int:
+        """The seq after the last one."""
+        return self.first_seq + len(self.sizes)
+
+    @property
+    def size_bytes(self) -> int:
+        """What it takes in memory, about."""
+        return len(self.whole) + 4 * len(self.sizes)
+
+    def between(self, seq: int, end: int, encoder: Encoder) -> bytes:  # noqa: ARG002 - of an encoder that only puts together
+        """The chunks from ``seq`` to before ``end``."""
+        if seq <= self.first_seq and end >= self.next_seq:
+            return self.whole
+        skip, stop = max(seq - self.first_seq, 0), max(end - self.first_seq, 0)
+        start = sum(self.sizes[:skip])
+        return self.whole[start : start + sum(self.sizes[skip:stop])]
+
+
+Sealed = _Pieces | _Joined
+
+
 Open = Callable[[int, Sequence[Chunk]], Sequence[Chunk]]
 """Takes a seq and the chunks from there on, gives the chunks with their payloads readable."""
 
@@ -53,18 +84,10 @@ def encode_sealed(encoder: Encoder, rewinds: int, sealed: SealedChunks, opened: 
     """Encode all chunks of a segment; ``opened`` reads those that are encrypted."""
     first = sealed.first_seq
     if sealed.plain and isinstance(encoder, PlainEncoder):
-        pieces = encoder.plain(first, rewinds, _payloads(sealed))
-    else:
-        pieces = encode(encoder, first, rewinds, opened(first, sealed.chunks()))
-    return Sealed(first, pieces, encoder.join(pieces))
-
-
-def _payloads(sealed: SealedChunks) -> list[bytes]:
-    payloads, start = [], 0
-    for size in sealed.sizes[: sealed.count]:
-        payloads.append(sealed.payloads[start : start + size])
-        start += size
-    return payloads
+        texts = encoder.plain(first, sealed.sizes[: sealed.count], sealed.payloads.decode("latin-1"))
+        return _Joined(first, array("I", map(len, texts)), "".join(texts).encode("latin-1"))
+    pieces = encode(encoder, first, rewinds, opened(first, sealed.chunks()))
+    return _Pieces(first, pieces, encoder.join(pieces))
 
 
 _Key = tuple[str, int, int, int, str, int]  # stream, partition, segment's number, chunks that count, encoding, rewinds
@@ -162,4 +185,4 @@ class Replays:
 
 async def _landed(sealed: "Sealed | asyncio.Task[Sealed]") -> Sealed:
     # Shielded: another viewer may wait for the same segment.
-    return sealed if isinstance(sealed, Sealed) else await asyncio.shield(sealed)
+    return await asyncio.shield(sealed) if isinstance(sealed, asyncio.Task) else sealed

@@ -57,8 +57,13 @@ class _Messages:
     def join(self, pieces: Sequence[bytes]) -> bytes:
         return b"".join(pieces)
 
-    def plain(self, first_seq: int, rewinds: int, payloads: Sequence[bytes]) -> list[bytes]:  # noqa: ARG002 - as above
-        return [_sized(payload) for payload in payloads]
+    def plain(self, first_seq: int, sizes: Sequence[int], payloads: str) -> list[str]:  # noqa: ARG002 - as above
+        texts, start = [], 0
+        for size in sizes:
+            head = size.to_bytes(_SIZE_BYTES, "big").decode("latin-1")
+            texts.append(head + payloads[start : start + size])
+            start += size
+        return texts
 
 
 class _TaskMessages:
