@@ -22,7 +22,7 @@ from tests.support.system import own_broker
 
 from apexstream.contracts.codec import Codec
 from apexstream.core.events import ActionInfo, RunnerState, TaskChange, TaskEvent
-from apexstream.core.tiers import Tier
+from apexstream.core.tiers import DEFAULT_TIERS
 from apexstream.dispatcher.decisions import Job, Start
 from apexstream.dispatcher.policy import Policy
 from apexstream.dispatcher.scheduler import Scheduler
@@ -120,7 +120,7 @@ def scheduler_with_room() -> Scheduler:
 
 def decisions_a_second() -> float:
     """Tasks through submit → start → end in the scheduler alone, all tiers mixed."""
-    scheduler, tiers = scheduler_with_room(), list(Tier)
+    scheduler, tiers = scheduler_with_room(), DEFAULT_TIERS.names
     jobs = [Job(task_id=f"t{n}", action="p.a", tier=tiers[n % 3]) for n in range(SCHEDULED)]
     began = time.perf_counter()
     running: list[str] = []
@@ -141,7 +141,7 @@ def bytes_a_waiting_task() -> float:
     tracemalloc.start()
     scheduler = Scheduler(Policy())
     for number in range(WAITING):
-        scheduler.submit(Job(task_id=f"01kb0f6mrf8d2v3n4p5q{number:06d}", action="p.a", tier=Tier.LOW), 0)
+        scheduler.submit(Job(task_id=f"01kb0f6mrf8d2v3n4p5q{number:06d}", action="p.a", tier="low"), 0)
     used, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     return used / WAITING

@@ -11,7 +11,6 @@ from apexstream.core.chunk import GENESIS, Chunk, Kind
 from apexstream.core.errors import Unavailable
 from apexstream.core.events import Event, StreamStatus, TaskChange, TaskEvent, TaskSubmitted
 from apexstream.core.ids import new_id
-from apexstream.core.tiers import Tier
 from apexstream.log.fetcher import LogReader
 from apexstream.log.index import StreamIndex
 from apexstream.log.writer import Writer
@@ -81,7 +80,7 @@ class Streams:
         for task_id in stream_ids:
             now = time.time_ns() // 1000
             submitted = TaskSubmitted(
-                task_id=task_id, plugin="bench", action="bench", params=b"{}", tier=Tier.NORMAL, submitted_us=now
+                task_id=task_id, plugin="bench", action="bench", params=b"{}", tier="normal", submitted_us=now
             )
             ended = TaskEvent(task_id=task_id, change=TaskChange.COMPLETED, at_us=now, attempt=1, by="bench")
             await self._tell("apex.tasks.normal", task_id, submitted, sent)

@@ -25,7 +25,6 @@ from tests.support.streams import CODEC, NOW_US
 
 from apexstream.contracts.catalogue import load_catalogue
 from apexstream.core.events import TaskSubmitted
-from apexstream.core.tiers import Tier
 from apexstream.log import admin
 from apexstream.log.broker import EmbeddedBroker
 from apexstream.log.connection import connection
@@ -106,7 +105,7 @@ async def submit(bootstrap: str, streams: list[str]) -> None:
         await writer.prepare("apex.tasks.normal")
         for stream in streams:
             task = TaskSubmitted(
-                task_id=stream, plugin="p", action="a", params=b"{}", tier=Tier.NORMAL, submitted_us=NOW_US
+                task_id=stream, plugin="p", action="a", params=b"{}", tier="normal", submitted_us=NOW_US
             )
             await writer.append("apex.tasks.normal", stream.encode(), CODEC.encode(task))
 

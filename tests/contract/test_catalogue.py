@@ -11,7 +11,7 @@ from apexstream.contracts.codec import RUN_SUBJECT, SUBJECTS
 from apexstream.contracts.schemas import load_schemas
 from apexstream.core.chunk import CHECKPOINT_BYTES_MAX, CHUNK_BYTES_MAX
 from apexstream.core.errors import InvalidConfiguration
-from apexstream.core.tiers import Tier
+from apexstream.core.tiers import DEFAULT_TIERS, Tiers
 
 FINE = {
     "name": "apex.things",
@@ -39,10 +39,21 @@ def load(tmp_path: Path, content: Any, name: str = "apex.things") -> Topic:
 def test_the_catalogue_has_the_topics_that_services_meet_on() -> None:
     topics = {topic.name: topic for topic in load_catalogue()}
 
-    assert {f"apex.tasks.{tier}" for tier in Tier} < topics.keys()
+    assert {f"apex.tasks.{tier}" for tier in DEFAULT_TIERS.names} < topics.keys()
     assert {topic.value for topic in topics.values()} <= {*SUBJECTS.values(), RUN_SUBJECT}
     assert (topics["apex.chunks"].partitions, topics["apex.assignments"].partitions) == (12, 24)
     assert topics["apex.runners"].cleanup is Cleanup.COMPACT
+
+
+def test_every_tier_has_a_topic_of_its_own_and_nothing_else_depends_on_them() -> None:
+    usual = {topic.name: topic for topic in load_catalogue()}
+    topics = {topic.name: topic for topic in load_catalogue(tiers=Tiers.named("urgent,normal,idle"))}
+
+    assert usual.keys() - topics.keys() == {"apex.tasks.high", "apex.tasks.low"}
+    assert topics.keys() - usual.keys() == {"apex.tasks.urgent", "apex.tasks.idle"}
+    assert {
+        (t.partitions, t.value, t.retention_ms) for name, t in topics.items() if name.startswith("apex.tasks.")
+    } == {(12, "task-submitted", 30 * 86_400_000)}
 
 
 def test_the_largest_chunk_and_checkpoint_fit_one_record_of_the_chunks_topic() -> None:
@@ -127,6 +138,7 @@ LEAVE_OUT = object()
         ({"retention": "7 days"}, "retention", "not a time like 7 d"),
         ({"retention": "0 d"}, "retention", "not a time like 7 d"),
         ({"retention": 604800000}, "retention", "must be text"),
+        ({"each": "tenant"}, "each", "must be tier"),
         ({"configs": ["a"]}, "configs", "must be a mapping"),
         ({"configs": {"retention.ms": 5}}, "configs.retention.ms", "set elsewhere. Use the key retention"),
         (

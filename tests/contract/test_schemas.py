@@ -11,6 +11,7 @@ from typing import Any
 import fastavro
 import pytest
 
+from apexstream.contracts.catalogue import load_catalogue
 from apexstream.contracts.codec import RUN_SUBJECT, SUBJECTS
 from apexstream.contracts.fingerprint import canonical_form, fingerprint
 from apexstream.contracts.schemas import load_schemas, schemas_folder
@@ -55,8 +56,7 @@ def test_the_wheel_carries_the_schemas_and_finds_them_there(tmp_path: Path) -> N
     )
     run = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, check=True, capture_output=True, text=True)
 
-    topics = len(list((ROOT / "schemas" / "topics").glob("*.yaml")))
-    assert run.stdout.split() == [str(installed / "apexstream" / "_schemas"), str(topics)]
+    assert run.stdout.split() == [str(installed / "apexstream" / "_schemas"), str(len(load_catalogue()))]
 
 
 def test_a_package_without_schemas_says_where_they_should_be(tmp_path: Path) -> None:

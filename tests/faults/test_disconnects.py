@@ -25,7 +25,6 @@ from websockets.exceptions import WebSocketException
 from apexstream.client import Client, ReconnectPolicy, Update
 from apexstream.core.chunk import Kind
 from apexstream.core.events import TaskSubmitted
-from apexstream.core.tiers import Tier
 
 CHUNKS, TEARS = 10_000, 100
 EVERY = CHUNKS // (TEARS + 5)  # chunks for each tear, and some left after the last one
@@ -200,9 +199,7 @@ async def test_a_viewer_torn_off_a_hundred_times_has_each_chunk_once(
     rng = random.Random(11)
     async with rig(kafka, topic_prefix) as made, gateways(2, kafka, topic_prefix, tmp_path) as pair:
         await made.writer.prepare(made.topic("tasks.normal"))
-        task = TaskSubmitted(
-            task_id="torn", plugin="p", action="a", params=b"{}", tier=Tier.NORMAL, submitted_us=NOW_US
-        )
+        task = TaskSubmitted(task_id="torn", plugin="p", action="a", params=b"{}", tier="normal", submitted_us=NOW_US)
         await made.writer.append(made.topic("tasks.normal"), b"torn", CODEC.encode(task))
         content = Content()
         async with (

@@ -16,7 +16,6 @@ from tests.support.streams import CODEC, NOW_US, Author, append, numbered
 from tests.support.system import free_ports
 
 from apexstream.core.events import TaskSubmitted
-from apexstream.core.tiers import Tier
 
 CLIENTS = 24
 
@@ -50,9 +49,7 @@ async def test_workers_share_clients_are_replaced_and_say_goodbye(kafka: str, to
         gateways(1, kafka, topic_prefix, tmp_path, **settings) as (gateway,),
     ):
         await made.writer.prepare(made.topic("tasks.normal"))
-        task = TaskSubmitted(
-            task_id="shared", plugin="p", action="a", params=b"{}", tier=Tier.NORMAL, submitted_us=NOW_US
-        )
+        task = TaskSubmitted(task_id="shared", plugin="p", action="a", params=b"{}", tier="normal", submitted_us=NOW_US)
         await made.writer.append(made.topic("tasks.normal"), b"shared", CODEC.encode(task))
         author = Author("shared")
         await append(made.writer, made.topic("chunks"), "shared", [author.claim(0), author.run(numbered(3))])

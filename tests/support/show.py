@@ -14,7 +14,6 @@ from tests.support.streams import CODEC, NOW_US, append
 import apexstream.gateway.build
 from apexstream.archiver.claim import Archive
 from apexstream.core.events import StreamState, TaskSubmitted
-from apexstream.core.tiers import Tier
 from apexstream.log.index import StreamIndex
 from apexstream.runtime.settings import Settings
 
@@ -46,7 +45,7 @@ class Show:
     async def submit(self, stream_id: str) -> None:
         """Make the stream's task known, as viewers of a stream without anything sealed wait for it."""
         task = TaskSubmitted(
-            task_id=stream_id, plugin="p", action="a", params=b"{}", tier=Tier.NORMAL, submitted_us=NOW_US
+            task_id=stream_id, plugin="p", action="a", params=b"{}", tier="normal", submitted_us=NOW_US
         )
         await self.rig.writer.append(self.rig.topic("tasks.normal"), stream_id.encode(), CODEC.encode(task))
 

@@ -11,7 +11,6 @@ from apexstream.contracts.catalogue import Topic, load_catalogue
 from apexstream.contracts.codec import Codec
 from apexstream.core.chunk import GENESIS, Chunk, ChunkRun, Kind
 from apexstream.core.events import ControlCommand, ControlVerb, TaskSubmitted
-from apexstream.core.tiers import Tier
 
 CODEC = Codec()
 
@@ -36,7 +35,7 @@ def described(topic: Topic, value: bytes | None, **more: Any) -> dict[str, Any]:
 
 
 def test_an_event_is_shown_with_its_place_and_the_json_inside_it_opened(topics: dict[str, Topic]) -> None:
-    task = TaskSubmitted(task_id="t1", plugin="p", action="a", params=b'{"path":"x"}', tier=Tier.LOW, submitted_us=5)
+    task = TaskSubmitted(task_id="t1", plugin="p", action="a", params=b'{"path":"x"}', tier="low", submitted_us=5)
 
     shown = described(topics["apex.tasks.low"], CODEC.encode(task))
 

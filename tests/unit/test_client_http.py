@@ -25,7 +25,6 @@ from apexstream.core.errors import (
     UnknownTask,
 )
 from apexstream.core.task import TaskStatus
-from apexstream.core.tiers import Tier
 
 TASK = {
     "task_id": "t1",
@@ -82,7 +81,7 @@ async def test_a_submission_carries_everything_and_returns_the_task() -> None:
     assert server.requests == [
         ("post /tasks", {"plugin": "p", "action": "a", "params": {"path": "x"}, "tier": "high", "task_id": "t1"})
     ]
-    assert (task.task_id, task.stream_id, task.status, task.tier) == ("t1", "t1", TaskStatus.WAITING, Tier.HIGH)
+    assert (task.task_id, task.stream_id, task.status, task.tier) == ("t1", "t1", TaskStatus.WAITING, "high")
 
 
 async def test_a_request_that_is_refused_with_a_pause_is_made_again_and_not_for_ever() -> None:

@@ -36,7 +36,7 @@ from apexstream.core.events import (
     TaskEvent,
     TaskSubmitted,
 )
-from apexstream.core.tiers import Tier
+from apexstream.core.tiers import TIER_PATTERN
 
 CODEC = Codec()
 IDS = {schema.name: 7 + at for at, schema in enumerate(load_schemas().all)}
@@ -51,7 +51,7 @@ tasks = st.builds(
     plugin=texts,
     action=texts,
     params=st.binary(max_size=200),
-    tier=st.sampled_from(Tier),
+    tier=st.from_regex(TIER_PATTERN, fullmatch=True),
     submitted_us=longs,
     options=st.binary(max_size=40),
 )
@@ -150,7 +150,7 @@ events: st.SearchStrategy[Event] = st.one_of(
         plugin=texts,
         action=texts,
         params=st.binary(max_size=40),
-        tier=st.sampled_from(Tier),
+        tier=st.from_regex(TIER_PATTERN, fullmatch=True),
         options=st.binary(max_size=40),
         attempts=longs,
         error_class=texts,

@@ -2,8 +2,8 @@
 
 import pytest
 
-from apexstream.core.errors import InvalidConfiguration
-from apexstream.core.tiers import Tier
+from apexstream.core.errors import InvalidConfiguration, InvalidRequest
+from apexstream.core.tiers import DEFAULT_TIERS, Tiers
 from apexstream.dispatcher.configured import policy_of
 from apexstream.dispatcher.lease import Lease
 from apexstream.dispatcher.policy import Policy, Rate
@@ -27,7 +27,7 @@ def test_every_rule_can_be_set() -> None:
         )
     )
     assert policy == Policy(
-        reserved={Tier.NORMAL: 3, Tier.LOW: 5},
+        reserved={"normal": 3, "low": 5},
         oldest_every=2,
         tenant_weights={"acme": 2.5},
         rates={"corpus.analyze": Rate(per_s=5.0, burst=10), "longrun.digest": Rate(per_s=0.5)},
@@ -37,13 +37,52 @@ def test_every_rule_can_be_set() -> None:
     )
 
 
+def test_more_tiers_have_smaller_shares_unless_these_are_set() -> None:
+    five = policy_of(Settings(tiers="urgent, high, normal, low, idle", tier_shares="low=7"))
+
+    assert five.tiers == Tiers(("urgent", "high", "normal", "low", "idle"), "normal")
+    assert five.reserved == {"high": 4, "normal": 10, "low": 7, "idle": 30}
+
+
+@pytest.mark.parametrize("count", [1, 2, 16])
+def test_the_usual_shares_leave_the_highest_tier_two_fifths_whatever_number_of_tiers_there_is(count: int) -> None:
+    names = [f"t{n}" for n in range(count)]
+
+    policy = policy_of(Settings(tiers=",".join(names), tier_default="t0"))
+
+    assert list(policy.reserved) == names[1:]
+    assert 1 - policy.lower_share >= 0.4
+
+
+def test_the_default_tier_is_normal_or_the_one_that_is_set() -> None:
+    assert Settings().tier_order == DEFAULT_TIERS
+    assert Settings(tiers="a,normal,b").tier_order.default == "normal"
+    assert Settings(tiers="a,normal,b", tier_default="b").tier_order.default == "b"
+
+
+def test_a_tier_that_is_not_configured_any_more_is_served_as_the_least_urgent_one() -> None:
+    tiers = Tiers.named("high,normal")
+
+    assert [tiers.served(name) for name in ("high", "normal", "low")] == ["high", "normal", "normal"]
+    with pytest.raises(InvalidRequest, match=r"'low' is not a tier.*Use high, normal"):
+        tiers.check("low")
+
+
 @pytest.mark.parametrize(
     ("setting", "value", "told"),
     [
         ("tier_shares", "normal", "'normal' is no name=value"),
-        ("tier_shares", "urgent=4,low=5", "'urgent' is not a tier"),
+        ("tier_shares", "urgent=4,low=5", "'urgent' is not a lower tier"),
+        ("tier_shares", "high=4", "'high' is not a lower tier"),
         ("tier_shares", "normal=4,low=x", "'x' is not a whole number"),
-        ("tier_shares", "normal=4", "must name exactly normal, low"),
+        ("tier_shares", "normal=0", "must leave some for the highest"),
+        ("tiers", "urgent,Normal", "'Normal' is no name for a tier"),
+        ("tiers", "high,normal,", "'' is no name for a tier"),
+        ("tiers", "a-,b", "'a-' is no name for a tier"),
+        ("tiers", "normal,low,normal", "names a tier twice"),
+        ("tiers", ",".join(f"t{n}" for n in range(17)), "17 tiers; there must be 1 to 16"),
+        ("tiers", "urgent,batch", "there is no tier normal, and no other default"),
+        ("tier_default", "urgent", "'urgent' is not a tier"),
         ("tier_shares", "normal=2,low=2", "must leave some for the highest"),
         ("tenant_weights", "acme=much", "'much' is not a number"),
         ("tenant_weights", "acme=0", "must be positive"),

@@ -9,7 +9,7 @@ from apexstream.core.errors import InvalidConfiguration, InvalidRequest
 from apexstream.core.events import ActionInfo, RunnerState
 from apexstream.core.reign import Reign, claim_key, claim_of
 from apexstream.core.scheduling import ConcurrencyKey, Reschedule, RunnerResources, Scheduling, check_graph
-from apexstream.core.tiers import Tier
+from apexstream.core.tiers import DEFAULT_TIERS
 from apexstream.dispatcher.decisions import Decision, End, Hold, Job, Park, Start
 from apexstream.dispatcher.policy import Policy, Rate
 from apexstream.dispatcher.queue import TierQueue
@@ -18,7 +18,7 @@ from apexstream.dispatcher.scheduler import Scheduler
 ACTIONS = (ActionInfo(plugin="p", action="a", summary="", streams=True, params_schema=b"{}"),)
 
 
-def job(task_id: str, tier: Tier = Tier.NORMAL, **facts: Any) -> Job:
+def job(task_id: str, tier: str = "normal", **facts: Any) -> Job:
     return Job(task_id=task_id, action="p.a", tier=tier, scheduling=Scheduling(**facts))
 
 
@@ -55,23 +55,23 @@ def starts(of: Scheduler, now_us: int = 0) -> list[str]:
 
 def test_first_in_is_first_out_and_urgent_tiers_go_first() -> None:
     order = scheduler(runner("r", 10, 0))
-    submit(order, job("l1", Tier.LOW), job("n1"), job("n2"), job("h1", Tier.HIGH))
+    submit(order, job("l1", "low"), job("n1"), job("n2"), job("h1", "high"))
 
     assert starts(order) == ["h1", "n1", "n2", "l1"]
 
 
 def test_lower_tiers_get_their_reserved_share_under_a_flood() -> None:
     order = scheduler(runner("r", 1, 0))
-    submit(order, *(job(f"{tier}{n}", tier) for tier in Tier for n in range(200)))
-    served: dict[str, int] = dict.fromkeys(Tier, 0)
+    submit(order, *(job(f"{tier}{n}", tier) for tier in DEFAULT_TIERS.names for n in range(200)))
+    served: dict[str, int] = dict.fromkeys(DEFAULT_TIERS.names, 0)
     for _ in range(200):
         (name,) = starts(order)
         served[name.rstrip("0123456789")] += 1
         order.ended(name, "succeeded")
 
-    assert served[Tier.NORMAL] >= 200 // 5
-    assert served[Tier.LOW] >= 200 // 11
-    assert served[Tier.HIGH] >= 200 * 0.6
+    assert served["normal"] >= 200 // 5
+    assert served["low"] >= 200 // 11
+    assert served["high"] >= 200 * 0.6
 
 
 def test_no_runner_gets_more_than_its_capacity_and_the_rest_waits_for_room() -> None:
@@ -142,7 +142,7 @@ def second_of_a_tenant_among_newcomers(slots: int) -> bool:
 
 
 def test_ageing_bounds_the_wait_among_ever_new_tenants_and_nothing_else_does(monkeypatch: pytest.MonkeyPatch) -> None:
-    bound = Policy().worst_wait_slots(Tier.NORMAL, 1)
+    bound = Policy().worst_wait_slots("normal", 1)
     pick = TierQueue.pick
 
     def by_tenant_only(self: TierQueue[Any], can_start: Any) -> Any:
@@ -267,7 +267,7 @@ def test_a_cancel_that_comes_before_its_task_ends_it_unstarted() -> None:
 def test_a_waiting_task_moves_to_another_tier_and_time() -> None:
     order = scheduler(runner("r", 1, 0))
     submit(order, job("a"), job("b"), job("c"))
-    order.reschedule("c", Reschedule(tier=Tier.HIGH), 0)
+    order.reschedule("c", Reschedule(tier="high"), 0)
     order.reschedule("a", Reschedule(not_before_us=7), 0)
 
     assert starts(order) == ["c"]
@@ -279,15 +279,15 @@ def test_a_waiting_task_moves_to_another_tier_and_time() -> None:
 
 def test_a_high_task_parks_a_preemptible_low_one_which_goes_on_later() -> None:
     order = scheduler(runner("r", 1, 0), preempt=True)
-    submit(order, job("low", Tier.LOW, preemptible=True))
+    submit(order, job("low", "low", preemptible=True))
     assert starts(order) == ["low"]
-    submit(order, job("high", Tier.HIGH))
+    submit(order, job("high", "high"))
 
     park = order.place(0)
     assert isinstance(park, Park)
     assert (park.task_id, park.reason) == ("low", "makes room for high of tier high")
     assert order.place(0) is None
-    order.resume(Job(task_id="low", action="p.a", tier=Tier.LOW, attempt=2), 0)
+    order.resume(Job(task_id="low", action="p.a", tier="low", attempt=2), 0)
     assert starts(order) == ["high"]
     order.ended("high", "succeeded")
     assert starts(order) == ["low"]
@@ -316,9 +316,9 @@ def test_a_start_that_never_reached_the_log_can_be_made_by_the_next_dispatcher()
 
 def test_rules_that_starve_a_tier_are_refused() -> None:
     with pytest.raises(InvalidConfiguration, match="shares"):
-        Policy(reserved={Tier.NORMAL: 1, Tier.LOW: 2})
+        Policy(reserved={"normal": 1, "low": 2})
     with pytest.raises(InvalidConfiguration, match="exactly normal, low"):
-        Policy(reserved={Tier.NORMAL: 4})
+        Policy(reserved={"normal": 4})
 
 
 def test_graphs_that_could_never_run_are_refused() -> None:
@@ -364,7 +364,7 @@ def test_a_runner_is_not_given_more_than_it_begins_with() -> None:
     submit(order, *(job(f"n{n}") for n in range(5)))
 
     given = starts(order)
-    submit(order, job("h", Tier.HIGH))
+    submit(order, job("h", "high"))
     assert order.why("h", 0) == "its runners were given others that they have not begun"
     order.begun("n0")
     order.begun("n0")
@@ -385,8 +385,8 @@ def test_a_task_that_has_begun_before_its_assignment_was_read_does_not_count_as_
 
 def test_nothing_is_parked_for_a_task_that_waits_only_until_others_have_begun() -> None:
     order = scheduler(runner("r", 10, 0), starting_max=1, preempt=True)
-    submit(order, job("low", Tier.LOW, preemptible=True))
+    submit(order, job("low", "low", preemptible=True))
     assert starts(order) == ["low"]
-    submit(order, job("h", Tier.HIGH))
+    submit(order, job("h", "high"))
 
     assert order.place(0) is None

@@ -15,21 +15,29 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_stat
 
 from apexstream.core.events import ActionInfo, RunnerState
 from apexstream.core.scheduling import ConcurrencyKey, Reschedule, RunnerResources, Scheduling
-from apexstream.core.tiers import Tier
+from apexstream.core.tiers import Tiers
 from apexstream.dispatcher import fleet, gates
 from apexstream.dispatcher.decisions import End, Hold, Job, Park, Start
 from apexstream.dispatcher.policy import Policy, Rate
 from apexstream.dispatcher.scheduler import Scheduler
 
-POLICY = Policy(
-    reserved={Tier.NORMAL: 3, Tier.LOW: 4},
-    oldest_every=2,
-    passes_max=3,
-    starting_max=1,
-    preempt=True,
-    tenant_weights={"big": 3.0, "small": 0.01},
-    rates={"p.rated": Rate(per_s=1.0, burst=2)},
-)
+
+def policy(*shares: int) -> Policy:
+    """Tiers called ``t0``, ``t1``, … of which all but the first one have these shares."""
+    tiers = Tiers(tuple(f"t{place}" for place in range(len(shares) + 1)), "t0")
+    return Policy(
+        tiers=tiers,
+        reserved=dict(zip(tiers.lower, shares, strict=True)),
+        oldest_every=2,
+        passes_max=3,
+        starting_max=1,
+        preempt=True,
+        tenant_weights={"big": 3.0, "small": 0.01},
+        rates={"p.rated": Rate(per_s=1.0, burst=2)},
+    )
+
+
+POLICIES = {1: policy(), 2: policy(2), 3: policy(3, 4), 5: policy(4, 4, 5, 6)}
 SECOND = 1_000_000
 TENANTS = ("", "a", "b", "big")
 FACTS = st.builds(
@@ -47,7 +55,7 @@ FACTS = st.builds(
     not_before_us=st.sampled_from((0, 0, 0, 5 * SECOND)),
     preemptible=st.booleans(),
 )
-TIERS = st.sampled_from(list(Tier))
+PLACES = st.integers(0, 29)  # a tier's, whatever number of them there is
 ACTIONS = tuple(
     ActionInfo(plugin="p", action=name, summary="", streams=True, params_schema=b"{}") for name in ("a", "rated")
 )
@@ -69,10 +77,12 @@ class Histories(RuleBasedStateMachine):
     """Any order of submissions, starts, ends, parks, cancels, changes, runners that come and go, and time."""
 
     make: Callable[[Policy], Scheduler] = Scheduler
+    policy: Policy
 
     def __init__(self) -> None:
         super().__init__()
-        self.scheduler = type(self).make(POLICY)
+        self.scheduler = type(self).make(self.policy)
+        self.highest = self.policy.tiers.highest
         self.tasks: dict[str, Task] = {}
         self.outcomes: dict[str, str] = {}
         self.runners: dict[str, RunnerState] = {}
@@ -84,58 +94,68 @@ class Histories(RuleBasedStateMachine):
 
     # Histories.
 
-    @rule(tier=TIERS, facts=FACTS, rated=st.integers(0, 5), back=st.lists(st.integers(1, 6), max_size=3))
-    def submit(self, tier: Tier, facts: Scheduling, rated: int, back: list[int]) -> None:
+    @rule(place=PLACES, facts=FACTS, rated=st.integers(0, 5), back=st.lists(st.integers(1, 6), max_size=3))
+    def submit(self, place: int, facts: Scheduling, rated: int, back: list[int]) -> None:
         names = list(self.tasks)
         after = tuple({names[-n] for n in back if n <= len(names)})
-        self._submit(tier, msgspec.structs.replace(facts, after=after), "p.a" if rated else "p.rated")
+        self._submit(self.tier(place), msgspec.structs.replace(facts, after=after), "p.a" if rated else "p.rated")
 
-    @rule(tier=TIERS, tenant=st.sampled_from(TENANTS), count=st.integers(1, 12))
-    def submit_many(self, tier: Tier, tenant: str, count: int) -> None:
-        self.submit_plain(tier, tenant, count)
+    @rule(place=PLACES, tenant=st.sampled_from(TENANTS), count=st.integers(1, 12))
+    def submit_many(self, place: int, tenant: str, count: int) -> None:
+        self.submit_plain(self.tier(place), tenant, count)
 
-    def submit_plain(self, tier: Tier, tenant: str, count: int) -> None:
+    def tier(self, place: int) -> str:
+        names = self.policy.tiers.names
+        return names[place % len(names)]
+
+    def submit_plain(self, tier: str, tenant: str, count: int) -> None:
         for _ in range(count):
             self._submit(tier, Scheduling(tenant=tenant), "p.a")
 
     @rule(
-        tier=TIERS, length=st.integers(2, 4), outcome=st.sampled_from(("succeeded", "failed", "cancelled")), facts=FACTS
+        place=PLACES,
+        length=st.integers(2, 4),
+        outcome=st.sampled_from(("succeeded", "failed", "cancelled")),
+        facts=FACTS,
     )
-    def chain(self, tier: Tier, length: int, outcome: str, facts: Scheduling) -> None:
+    def chain(self, place: int, length: int, outcome: str, facts: Scheduling) -> None:
         """Tasks that come after each other; the first one ends in ``outcome`` if it can run now."""
         first = f"t{len(self.tasks)}"
-        self._submit(Tier.HIGH, Scheduling(), "p.a")
+        self._submit(self.highest, Scheduling(), "p.a")
         for _ in range(length):
             upstream = (f"t{len(self.tasks) - 1}",)
             bare = Scheduling(after=upstream, when=facts.when, otherwise=facts.otherwise)
-            self._submit(tier, bare, "p.a")
+            self._submit(self.tier(place), bare, "p.a")
         self._place_all()
         if self.tasks[first].state == "active":
             self._end(first, outcome)
 
-    @rule(tier=TIERS, count=st.integers(2, 5))
-    def submit_rated(self, tier: Tier, count: int) -> None:
+    @rule(place=PLACES, count=st.integers(2, 5))
+    def submit_rated(self, place: int, count: int) -> None:
         for _ in range(count):
-            self._submit(tier, Scheduling(), "p.rated")
+            self._submit(self.tier(place), Scheduling(), "p.rated")
 
-    @rule(tier=TIERS, count=st.integers(2, 4), cpu=st.sampled_from((1.0, 2.0, 3.0)))
-    def submit_needy(self, tier: Tier, count: int, cpu: float) -> None:
+    @rule(place=PLACES, count=st.integers(2, 4), cpu=st.sampled_from((1.0, 2.0, 3.0)))
+    def submit_needy(self, place: int, count: int, cpu: float) -> None:
         for _ in range(count):
-            self._submit(tier, Scheduling(needs={"cpu": cpu}), "p.a")
+            self._submit(self.tier(place), Scheduling(needs={"cpu": cpu}), "p.a")
 
-    @rule(tier=TIERS, slots=st.integers(10, 40))
-    def flood(self, tier: Tier, slots: int) -> None:
-        """A task that waits while more urgent ones keep coming."""
-        self._submit(tier, Scheduling(), "p.a")
-        self.submit_plain(Tier.HIGH, "", 4)
+    @rule(place=PLACES, slots=st.integers(10, 40))
+    def flood(self, place: int, slots: int) -> None:
+        """A task that waits while more urgent ones keep coming, and all other tiers have tasks too."""
+        for tier in self.policy.tiers.lower:
+            self.submit_plain(tier, "", slots // 4)
+        self._submit(self.tier(place), Scheduling(), "p.a")
+        self.submit_plain(self.highest, "", 4)
         for _ in range(slots):
-            self.submit_plain(Tier.HIGH, "", 1)
+            self.submit_plain(self.highest, "", 1)
             self.work(1, "succeeded")
             self.nobody_waits_longer_than_the_bound()
 
-    @rule(tier=TIERS, slots=st.integers(10, 40))
-    def crowd(self, tier: Tier, slots: int) -> None:
+    @rule(place=PLACES, slots=st.integers(10, 40))
+    def crowd(self, place: int, slots: int) -> None:
         """A tenant with next to no share has tasks in a tier where others' keep coming."""
+        tier = self.tier(place)
         self.submit_plain(tier, "small", 3)
         for _ in range(slots):
             for tenant in ("a", "b"):
@@ -221,10 +241,10 @@ class Histories(RuleBasedStateMachine):
             assert bool(decisions) == (task.state == "waiting")
             self._apply(decisions)
 
-    @rule(which=st.integers(0, 1000), tier=TIERS, later=st.integers(0, 2))
-    def reschedule(self, which: int, tier: Tier, later: int) -> None:
+    @rule(which=st.integers(0, 1000), place=PLACES, later=st.integers(0, 2))
+    def reschedule(self, which: int, place: int, later: int) -> None:
         if self.tasks and (task := self._nth(which)).state == "waiting":
-            change = Reschedule(tier=tier, not_before_us=self.now + later * SECOND if later else None)
+            change = Reschedule(tier=self.tier(place), not_before_us=self.now + later * SECOND if later else None)
             self._apply(self.scheduler.reschedule(task.job.task_id, change, self.now))
             new_tier, facts = change.over(task.job.tier, task.job.scheduling)
             task.job = Job(task_id=task.job.task_id, action=task.job.action, tier=new_tier, scheduling=facts)
@@ -280,7 +300,7 @@ class Histories(RuleBasedStateMachine):
     def _nth(self, which: int) -> Task:
         return list(self.tasks.values())[which % len(self.tasks)]
 
-    def _submit(self, tier: Tier, facts: Scheduling, action: str) -> None:
+    def _submit(self, tier: str, facts: Scheduling, action: str) -> None:
         job = Job(task_id=f"t{len(self.tasks)}", action=action, tier=tier, scheduling=facts)
         task = self.tasks[job.task_id] = Task(job)
         self._made_ready(task)
@@ -290,7 +310,7 @@ class Histories(RuleBasedStateMachine):
         facts = task.job.scheduling
         task.since_start = self.starts
         task.ahead = sum(
-            other.state == "waiting" and other.job.tier is task.job.tier and other is not task
+            other.state == "waiting" and other.job.tier == task.job.tier and other is not task
             for other in self.tasks.values()
         )
         bare = Scheduling(
@@ -323,7 +343,7 @@ class Histories(RuleBasedStateMachine):
         task = self.tasks[decision.task_id]
         assert task.state == "active"
         assert task.job.scheduling.preemptible, "parked a task that may not be parked"
-        assert task.job.tier is not Tier.HIGH
+        assert task.job.tier != self.highest
         task.state = "waiting"
         task.job = Job(
             task_id=task.job.task_id,
@@ -358,7 +378,7 @@ class Histories(RuleBasedStateMachine):
             assert len([at for at in self.rated if at == self.now]) <= 2, "over the burst"
 
     def _check_wait(self, task: Task, slots: int) -> None:
-        bound = POLICY.worst_wait_slots(task.job.tier, task.ahead)
+        bound = self.policy.worst_wait_slots(task.job.tier, task.ahead)
         assert slots <= bound, f"{task.job.task_id} waited {slots} slots, the bound is {bound}"
 
     def _check_runner(self, start: Start) -> None:
@@ -390,9 +410,15 @@ class Histories(RuleBasedStateMachine):
 
 
 def run(
-    make: Callable[[Policy], Scheduler], *, examples: int, steps: int, shrink: bool = True, repeat: bool = True
+    make: Callable[[Policy], Scheduler],
+    *,
+    examples: int,
+    steps: int,
+    tiers: int = 3,
+    shrink: bool = True,
+    repeat: bool = True,
 ) -> None:
-    machine = type("Machine", (Histories,), {"make": staticmethod(make)})
+    machine = type("Machine", (Histories,), {"make": staticmethod(make), "policy": POLICIES[tiers]})
     phases = [Phase.generate, Phase.shrink] if shrink else [Phase.generate]
     run_state_machine_as_test(
         machine,
@@ -410,10 +436,11 @@ def run(
     )
 
 
-def test_every_history_keeps_every_invariant(pytestconfig: pytest.Config) -> None:
+@pytest.mark.parametrize("tiers", POLICIES)
+def test_every_history_keeps_every_invariant_with_any_number_of_tiers(pytestconfig: pytest.Config, tiers: int) -> None:
     """``pytest --scheduler-steps 5000000`` for the long form, whose histories are other ones each time."""
     asked = pytestconfig.getoption("--scheduler-steps")
-    run(Scheduler, examples=max(1, asked // 50), steps=50, repeat=asked <= 3_000)
+    run(Scheduler, examples=max(1, asked // 50 // len(POLICIES)), steps=50, tiers=tiers, repeat=asked <= 3_000)
 
 
 class Loses(Scheduler):
@@ -443,7 +470,7 @@ class StartsEarly(Scheduler):
 
 
 class ForgetsTheReservedShare(Scheduler):
-    def _in_turn(self, tier: Tier, lane: Any, *, oldest: bool) -> None:
+    def _in_turn(self, tier: str, lane: Any, *, oldest: bool) -> None:
         self._queues[tier].served(lane.tenant, oldest=oldest)
 
 
@@ -461,7 +488,7 @@ class NeverTakesTheOldest(Scheduler):
 
 class ParksAnything(Scheduler):
     def _gives_way(self, active: Any, lane: Any, able: set[str]) -> bool:
-        return not active.parking and active.job.tier is not Tier.HIGH
+        return not active.parking and active.job.tier != self.policy.tiers.highest
 
 
 BROKEN_SCHEDULERS = [

@@ -5,8 +5,6 @@ from typing import Annotated, Literal
 
 import typer
 
-from apexstream.core.tiers import Tier
-
 app = typer.Typer(
     name="apexstream",
     help="Durable, resumable, live streams of plugin results on Apache Kafka.",
@@ -35,7 +33,9 @@ ParamsOption = Annotated[
     list[str],
     typer.Option("-p", "--param", metavar="KEY=VALUE", help="A parameter: key=value, or key:=JSON. Repeatable."),
 ]
-TierOption = Annotated[Tier, typer.Option("--tier", help="How urgent the task is.")]
+TierOption = Annotated[
+    str, typer.Option("--tier", help="How urgent the task is: one of APEX_TIERS.", show_default="APEX_TIER_DEFAULT")
+]
 
 
 @app.callback(invoke_without_command=True)
@@ -60,7 +60,7 @@ def up_command(
         typer.Option("--run", metavar="PLUGIN ACTION", help="Run this action once all is ready."),
     ] = None,
     param: ParamsOption = [],  # noqa: B006 - typer copies it
-    tier: TierOption = Tier.NORMAL,
+    tier: TierOption = "",
     output: OutputOption = "text",
     once: Annotated[bool, typer.Option("--once", help="Stop everything when the action of --run has ended.")] = False,
     timings: Annotated[
@@ -98,7 +98,7 @@ def run_command(
     action: Annotated[str, typer.Argument(help="The action's name.")],
     *,
     param: ParamsOption = [],  # noqa: B006 - typer copies it
-    tier: TierOption = Tier.NORMAL,
+    tier: TierOption = "",
     local: Annotated[
         bool, typer.Option("--local", help="Run the action in this process, without gateway and Kafka.")
     ] = False,
@@ -208,7 +208,7 @@ def why_command(task: TaskArgument, output: OutputOption = "text", url: UrlOptio
 def reschedule_command(
     task: TaskArgument,
     *,
-    tier: Annotated[Tier | None, typer.Option("--tier", help="Its new tier.", show_default=False)] = None,
+    tier: Annotated[str | None, typer.Option("--tier", help="Its new tier.", show_default=False)] = None,
     in_s: Annotated[
         float | None, typer.Option("--in", metavar="SECONDS", min=0, help="Not to start before so long from now.")
     ] = None,

@@ -2,8 +2,6 @@
 
 from dataclasses import dataclass
 
-from apexstream.core.tiers import Tier
-
 
 @dataclass(frozen=True, slots=True)
 class FirstRun:
@@ -12,7 +10,7 @@ class FirstRun:
     plugin: str
     action: str
     arguments: list[str]
-    tier: Tier
+    tier: str  # empty: the default one
     output: str
     once: bool
 

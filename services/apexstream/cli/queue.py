@@ -7,7 +7,7 @@ from apexstream.cli.exits import ExitCode
 from apexstream.cli.output import write_data, write_json
 from apexstream.cli.running import gateway_url
 from apexstream.cli.table import write_table
-from apexstream.client import Client, EnhancedTaskQueue, Queue, Task, Tier, Why
+from apexstream.client import Client, EnhancedTaskQueue, Queue, Task, Why
 from apexstream.client.model import QueueRunner, QueueTier
 from apexstream.runtime.settings import load_settings
 
@@ -38,7 +38,7 @@ def show_why(task_id: str, output: str, url: str) -> ExitCode:
     return ExitCode.OK
 
 
-def reschedule(task_id: str, tier: Tier | None, in_s: float | None, output: str, url: str) -> ExitCode:
+def reschedule(task_id: str, tier: str | None, in_s: float | None, output: str, url: str) -> ExitCode:
     """Move a waiting task to another tier or time."""
     task = asyncio.run(_reschedule(gateway_url(load_settings(), url), task_id, tier, in_s))
     write_json(task) if output == "json" else write_data(task.status)
@@ -55,7 +55,7 @@ async def _why(url: str, task_id: str) -> Why:
         return await client.why(task_id)
 
 
-async def _reschedule(url: str, task_id: str, tier: Tier | None, in_s: float | None) -> Task:
+async def _reschedule(url: str, task_id: str, tier: str | None, in_s: float | None) -> Task:
     async with Client(url) as client:
         not_before_us = None if in_s is None else client.now_us() + int(in_s * 1e6)
         return await EnhancedTaskQueue(client).reschedule(task_id, priority=tier, not_before_us=not_before_us)

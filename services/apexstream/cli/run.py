@@ -14,12 +14,11 @@ from apexstream.cli.signals import Interruptions, first_of, interruptions
 from apexstream.client import Cancelled, Client, Complete, Error, Frame, Offer, Task
 from apexstream.client.model import Action
 from apexstream.core.errors import ApexError, UnknownAction
-from apexstream.core.tiers import Tier
 from apexstream.runtime.settings import load_settings
 
 
 def run(
-    plugin: str, action: str, arguments: Sequence[str], *, tier: Tier, output: str, detach: bool, url: str
+    plugin: str, action: str, arguments: Sequence[str], *, tier: str, output: str, detach: bool, url: str
 ) -> ExitCode:
     """Run an action through the gateway; the exit status says how the task ended."""
     address = gateway_url(load_settings(), url)
@@ -27,7 +26,7 @@ def run(
 
 
 async def _run(
-    url: str, plugin: str, action: str, arguments: Sequence[str], *, tier: Tier, output: str, detach: bool
+    url: str, plugin: str, action: str, arguments: Sequence[str], *, tier: str, output: str, detach: bool
 ) -> ExitCode:
     async with Client(url) as client:
         found = find_action(await client.actions(), plugin, action)

@@ -9,8 +9,9 @@ from apexstream.cli.render import View, view_for
 from apexstream.cli.run import end_status
 from apexstream.cli.running import gateway_url, kafka_cluster
 from apexstream.cli.signals import first_of, interruptions
+from apexstream.cli.topics import declared_topics
 from apexstream.client import Client
-from apexstream.contracts.catalogue import Topic, load_catalogue
+from apexstream.contracts.catalogue import Topic
 from apexstream.core.errors import InvalidRequest
 from apexstream.runtime.settings import Settings, load_settings
 
@@ -29,8 +30,7 @@ def tail(what: str, *, start: str, follow: bool, output: str, url: str) -> ExitC
 
 def find_topic(name: str, settings: Settings) -> Topic | None:
     """The declared topic of that name in this installation."""
-    topics = (topic.renamed(settings.topic_prefix) for topic in load_catalogue())
-    return next((topic for topic in topics if topic.name == name), None)
+    return next((topic for topic in declared_topics(settings) if topic.name == name), None)
 
 
 def _first_seq(start: str) -> int:

@@ -20,7 +20,7 @@ from apexstream.runtime.settings import Settings, load_settings
 
 def declared_topics(settings: Settings) -> list[Topic]:
     """The catalogue under the names of this installation."""
-    return [topic.renamed(settings.topic_prefix) for topic in load_catalogue()]
+    return [topic.renamed(settings.topic_prefix) for topic in load_catalogue(tiers=settings.tier_order)]
 
 
 def list_topics(output: str) -> ExitCode:

@@ -22,7 +22,6 @@ from apexstream.client.statistics import ActionStats, Anomaly, Stats, StatsWindo
 from apexstream.core.options import TaskOptions
 from apexstream.core.scheduling import Reschedule, Scheduling
 from apexstream.core.task import TaskStatus
-from apexstream.core.tiers import Tier
 
 __all__ = [
     "Action",
@@ -54,7 +53,6 @@ __all__ = [
     "Task",
     "TaskOptions",
     "TaskStatus",
-    "Tier",
     "Trend",
     "Update",
     "Why",

@@ -33,7 +33,6 @@ from apexstream.core.errors import (
 from apexstream.core.ids import check_id, new_id
 from apexstream.core.options import TaskOptions
 from apexstream.core.scheduling import Reschedule, Scheduling
-from apexstream.core.tiers import Tier
 from apexstream.runtime.clock import Clock, SystemClock
 
 REQUEST_TIMEOUT_S = 30.0
@@ -115,7 +114,7 @@ class Client:
         action: str,
         params: Mapping[str, Any] | None = None,
         *,
-        tier: Tier | str = Tier.NORMAL,
+        tier: str = "",
         task_id: str | None = None,
         options: TaskOptions | None = None,
         scheduling: Scheduling | None = None,
@@ -134,7 +133,7 @@ class Client:
             "plugin": plugin,
             "action": action,
             "params": params or {},
-            "tier": _tier(tier),
+            "tier": tier,
             "task_id": chosen,
         }
         if options is not None:
@@ -337,13 +336,6 @@ def _refusal(response: httpx.Response) -> ApexError:
         # A code that is not known here, but the status says whose turn it is.
         return InvalidRequest(f"{problem.what} ({problem.remote_code})", where=problem.where, hint=problem.hint)
     return problem
-
-
-def _tier(tier: Tier | str) -> Tier:
-    try:
-        return Tier(tier)
-    except ValueError:
-        raise InvalidRequest(f"{tier!r} is not a tier", where="tier", hint=f"Use {', '.join(Tier)}") from None
 
 
 def _task_path(task_id: str) -> str:

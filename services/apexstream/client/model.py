@@ -6,7 +6,6 @@ import msgspec
 
 from apexstream.client.problems import Problem
 from apexstream.core.task import TaskStatus
-from apexstream.core.tiers import Tier
 
 
 class Task(msgspec.Struct, frozen=True, kw_only=True):
@@ -17,7 +16,7 @@ class Task(msgspec.Struct, frozen=True, kw_only=True):
     status: TaskStatus
     plugin: str = ""
     action: str = ""
-    tier: Tier = Tier.NORMAL
+    tier: str = ""
     attempt: int = 0
     submitted_us: int = 0
     changed_us: int = 0
@@ -131,11 +130,14 @@ class Action(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Offer(msgspec.Struct, frozen=True, kw_only=True):
-    """All that can be run now: the actions of every live runner, and the plugins that could not be loaded, with why."""
+    """All that can be run now: the actions of every live runner, and the plugins that could not be loaded, with why; and the
+    tiers that a task may ask for, the most urgent first."""
 
     actions: tuple[Action, ...] = ()
     broken_plugins: tuple[str, ...] = ()
     runners: int = 0
+    tiers: tuple[str, ...] = ()
+    default_tier: str = ""
 
 
 class PipelineInfo(msgspec.Struct, frozen=True, kw_only=True):

@@ -13,7 +13,6 @@ from apexstream.client.frames import EndFrame, Frame
 from apexstream.client.model import Queue, Task, Why
 from apexstream.core.options import TaskOptions
 from apexstream.core.scheduling import Reschedule, Scheduling
-from apexstream.core.tiers import Tier
 
 SETTLE_S_MAX = 30.0  # between the end of a stream and the news that its task has ended
 SETTLE_STEP_S = 0.02
@@ -39,7 +38,7 @@ class EnhancedTaskQueue:
         action: str,
         params: Mapping[str, Any] | None = None,
         *,
-        priority: Tier | str = Tier.NORMAL,
+        priority: str = "",
         after: Sequence[Task | str] = (),
         idempotency_key: str = "",
         options: TaskOptions | None = None,
@@ -81,13 +80,12 @@ class EnhancedTaskQueue:
         self,
         task: Task | str,
         *,
-        priority: Tier | str | None = None,
+        priority: str | None = None,
         not_before_us: int | None = None,
         needs: Mapping[str, float] | None = None,
     ) -> Task:
         """Change what a waiting task asks for. ``RemoteError`` (``conflict``) if it waits no longer."""
-        tier = None if priority is None else Tier(priority)
-        change = Reschedule(tier=tier, not_before_us=not_before_us, needs=None if needs is None else dict(needs))
+        change = Reschedule(tier=priority, not_before_us=not_before_us, needs=None if needs is None else dict(needs))
         return await self._client.reschedule(_id(task), change)
 
     async def why(self, task: Task | str) -> Why:

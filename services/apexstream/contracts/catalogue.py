@@ -1,7 +1,7 @@
 """The catalogue of topics, read from ``schemas/topics``: one file a topic, and nothing else creates topics."""
 
 import re
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
@@ -12,6 +12,7 @@ import yaml
 
 from apexstream.contracts.schemas import Schemas, load_schemas, schemas_folder
 from apexstream.core.errors import InvalidConfiguration
+from apexstream.core.tiers import DEFAULT_TIERS, Tiers
 
 PREFIX: Final = "apex."  # what every name in the files starts with
 PARTITIONS_MAX: Final = 1000
@@ -75,12 +76,16 @@ class Topic:
         return settings
 
 
-def load_catalogue(folder: Path | None = None, schemas: Schemas | None = None) -> tuple[Topic, ...]:
-    """Read ``topics/*.yaml`` under ``folder``, by name; raise :class:`InvalidConfiguration` naming file and key."""
+def load_catalogue(
+    folder: Path | None = None, schemas: Schemas | None = None, *, tiers: Tiers = DEFAULT_TIERS
+) -> tuple[Topic, ...]:
+    """Read ``topics/*.yaml`` under ``folder``, by name; raise :class:`InvalidConfiguration` naming file and key. What a file
+    declares for each tier is a topic for each of ``tiers``, in their order."""
     root = schemas_folder() if folder is None else folder
     known = load_schemas(root) if schemas is None else schemas
     subjects = frozenset(schema.subject for schema in known.all)
-    return tuple(_File(path, subjects).topic() for path in sorted((root / "topics").glob("*.yaml")))
+    files = (_File(path, subjects) for path in sorted((root / "topics").glob("*.yaml")))
+    return tuple(topic for file in files for topic in file.topics(tiers))
 
 
 class _File:
@@ -91,8 +96,17 @@ class _File:
         self._subjects = subjects
         self._content = self._load()
 
-    def topic(self) -> Topic:
-        known = {field for field in Topic.__dataclass_fields__ if field != "retention_ms"} | {"retention"}
+    def topics(self, tiers: Tiers) -> Iterator[Topic]:
+        topic = self._topic()
+        if "each" not in self._content:
+            yield topic
+            return
+        self._check(self._text("each") == "tier", "each", f"must be tier, is {self._content['each']!r}")
+        for tier in tiers.names:
+            yield replace(topic, name=f"{topic.name}.{tier}")
+
+    def _topic(self) -> Topic:
+        known = {field for field in Topic.__dataclass_fields__ if field != "retention_ms"} | {"retention", "each"}
         for key in self._content:
             self._check(key in known, key, "unknown key", f"Known keys: {', '.join(sorted(known))}")
         cleanup = self._cleanup()

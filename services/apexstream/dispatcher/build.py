@@ -6,7 +6,6 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 from apexstream.core.ids import new_id
-from apexstream.core.tiers import Tier
 from apexstream.dispatcher.configured import policy_of
 from apexstream.dispatcher.service import Dispatcher
 from apexstream.log.chunks import ChunkLog
@@ -14,6 +13,7 @@ from apexstream.log.connection import connection
 from apexstream.log.fetcher import LogReader
 from apexstream.log.registry import codec_of
 from apexstream.log.sole import SoleReader
+from apexstream.log.tiered import tier_topics
 from apexstream.log.view import View
 from apexstream.log.writer import Writer
 from apexstream.runtime.clock import SystemClock
@@ -28,7 +28,7 @@ async def serve(settings: Settings, *, ready: Callable[[str], None], stop: async
     name = settings.instance_name("dispatcher")
     # One process, one life: a dispatcher that restarts under the same name is another one.
     life = f"{name}.{new_id(clock.now_us() // 1000, os.urandom(10))[-10:]}"
-    tiers = {settings.topic(f"tasks.{tier}"): tier for tier in Tier}
+    policy = policy_of(settings)
     chunks, events, assignments, control, queue = (
         settings.topic(topic) for topic in ("chunks", "task-events", "assignments", "control", "queue")
     )
@@ -39,11 +39,12 @@ async def serve(settings: Settings, *, ready: Callable[[str], None], stop: async
     ):
         await writer.prepare(chunks, events, assignments, control, queue)
         await scans.partitions(chunks)
+        tiers = await tier_topics(reader, settings.topic("tasks."), policy.tiers)
         dispatcher = Dispatcher(
             life,
             codec=codec,
             clock=clock,
-            policy=policy_of(settings),
+            policy=policy,
             tier_topics=tiers,
             assignment_partitions=[number for _, number in await reader.partitions(assignments)],
             assign=lambda partition, key, value, headers=(): writer.append(

@@ -3,17 +3,19 @@
 from collections.abc import Iterator
 
 from apexstream.core.errors import InvalidConfiguration
-from apexstream.core.tiers import Tier
-from apexstream.dispatcher.policy import Policy, Rate
+from apexstream.core.tiers import Tier, Tiers
+from apexstream.dispatcher.policy import Policy, Rate, usual_shares
 from apexstream.runtime.settings import Settings
 
 
 def policy_of(settings: Settings) -> Policy:
     """Raises :class:`InvalidConfiguration` that names the variable and what it must look like."""
+    tiers = settings.tier_order
+    shares = _pairs(settings.tier_shares, "TIER_SHARES")
+    named = {_lower(name, tiers): _whole(text, "APEX_TIER_SHARES") for name, text in shares}
     return Policy(
-        reserved={
-            _tier(name): _whole(text, "APEX_TIER_SHARES") for name, text in _pairs(settings.tier_shares, "TIER_SHARES")
-        },
+        tiers=tiers,
+        reserved=usual_shares(tiers) | named,
         oldest_every=settings.oldest_every,
         tenant_weights={
             name: _number(text, "APEX_TENANT_WEIGHTS")
@@ -34,13 +36,11 @@ def _pairs(text: str, name: str) -> Iterator[tuple[str, str]]:
         yield key.strip(), value.strip()
 
 
-def _tier(name: str) -> Tier:
-    try:
-        return Tier(name)
-    except ValueError:
-        raise InvalidConfiguration(
-            f"{name!r} is not a tier", where="APEX_TIER_SHARES", hint=f"Use {', '.join(list(Tier)[1:])}"
-        ) from None
+def _lower(name: str, tiers: Tiers) -> Tier:
+    if name not in tiers.lower:
+        hint = f"Use {', '.join(tiers.lower)}" if tiers.lower else "There is one tier only, which has all starts"
+        raise InvalidConfiguration(f"{name!r} is not a lower tier", where="APEX_TIER_SHARES", hint=hint)
+    return name
 
 
 def _whole(text: str, where: str) -> int:

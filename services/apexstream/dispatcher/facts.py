@@ -21,6 +21,7 @@ from apexstream.core.events import (
 )
 from apexstream.core.reign import Reign, claim_of
 from apexstream.core.scheduling import NOTHING_ASKED, Reschedule, scheduling_of
+from apexstream.core.tiers import Tiers
 from apexstream.dispatcher.decisions import Decision, Job, Outcome
 from apexstream.dispatcher.scheduler import Scheduler
 from apexstream.log.fetcher import Record
@@ -35,9 +36,10 @@ _log = structlog.get_logger(__name__)
 E = TypeVar("E", bound=Event)
 
 
-def job_of(task: TaskSubmitted, attempt: int = 1) -> Job:
+def job_of(task: TaskSubmitted, tiers: Tiers, attempt: int = 1) -> Job:
     """What the scheduler needs to know of a task. What it asks for and cannot be read counts as nothing asked. A tenant that
-    the gateway has verified stands above one that the submission names."""
+    the gateway has verified stands above one that the submission names. A tier that is not configured any more counts as the
+    least urgent one."""
     try:
         facts = scheduling_of(task.scheduling)
     except msgspec.DecodeError as problem:
@@ -46,7 +48,8 @@ def job_of(task: TaskSubmitted, attempt: int = 1) -> Job:
     if task.tenant and task.tenant != facts.tenant:
         facts = msgspec.structs.replace(facts, tenant=task.tenant)
     action = f"{task.plugin}.{task.action}"
-    return Job(task_id=task.task_id, action=action, tier=task.tier, scheduling=facts, attempt=attempt)
+    tier = tiers.served(task.tier)
+    return Job(task_id=task.task_id, action=action, tier=tier, scheduling=facts, attempt=attempt)
 
 
 class Facts:
@@ -57,6 +60,7 @@ class Facts:
         self.payloads: dict[str, TaskSubmitted] = {}
         self._codec = codec
         self._scheduler = scheduler
+        self._tiers = scheduler.policy.tiers
         self._reign = reign
         self._attempts: dict[str, int] = {}  # newest attempt of tasks that had more than one
         self._parked: dict[str, int] = {}  # attempt of a park that was read before its assignment
@@ -86,13 +90,13 @@ class Facts:
 
     def _assigned(self, assignment: Assignment, partition: int, now_us: int) -> None:
         task_id = assignment.task.task_id
-        job = job_of(assignment.task, assignment.attempt)
+        job = job_of(assignment.task, self._tiers, assignment.attempt)
         self._scheduler.assigned(job, partition)
         if job.scheduling.preemptible and self._scheduler.job(task_id) is not None:
             self.payloads[task_id] = assignment.task
             parked = self._parked.pop(task_id, 0)
             if parked >= assignment.attempt:
-                self._scheduler.resume(job_of(assignment.task, parked + 1), now_us)
+                self._scheduler.resume(job_of(assignment.task, self._tiers, parked + 1), now_us)
         else:
             self.payloads.pop(task_id, None)
 
@@ -122,7 +126,7 @@ class Facts:
             return []
         if event.attempt < active.attempt:
             return []  # it was assigned again since
-        return self._scheduler.resume(job_of(task, event.attempt + 1), now_us)
+        return self._scheduler.resume(job_of(task, self._tiers, event.attempt + 1), now_us)
 
     def command(self, command: ControlCommand, now_us: int) -> list[Decision]:
         """What a client asks of a task."""
@@ -134,6 +138,8 @@ class Facts:
             except msgspec.DecodeError as problem:
                 _log.error("a change cannot be read", task=command.task_id, error=str(problem))
                 return []
+            if change.tier is not None:
+                change = msgspec.structs.replace(change, tier=self._tiers.served(change.tier))
             return self._scheduler.reschedule(command.task_id, change, now_us)
         return []
 

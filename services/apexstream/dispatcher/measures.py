@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from apexstream.core.tiers import Tier
+from apexstream.core.tiers import Tiers
 from apexstream.runtime import meters
 
 
@@ -25,8 +25,8 @@ def began() -> None:
     meters.DISPATCHER_ACTIVE.of().value = 1
 
 
-def ended() -> None:
+def ended(tiers: Tiers) -> None:
     """It is not any more: nothing waits here."""
     meters.DISPATCHER_ACTIVE.of().value = 0
     nothing = {"ready": 0, "oldest_ready_s": 0.0, "worst_wait_slots": 0, "stuck": ()}
-    show({"tiers": [{"tier": tier, **nothing} for tier in Tier], "held": 0, "active": 0})
+    show({"tiers": [{"tier": tier, **nothing} for tier in tiers.names], "held": 0, "active": 0})

@@ -6,9 +6,15 @@ A slot is one start of a task, anywhere. A bound in slots holds whatever the tas
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from fractions import Fraction
 
 from apexstream.core.errors import InvalidConfiguration
-from apexstream.core.tiers import Tier
+from apexstream.core.tiers import DEFAULT_TIERS, Tier, Tiers
+
+
+def usual_shares(tiers: Tiers) -> dict[Tier, int]:
+    """One of 4 starts for the first lower tier, then one of 10, 20, 30, …: the highest keeps at least two fifths."""
+    return {tier: 4 if place == 0 else 10 * place for place, tier in enumerate(tiers.lower)}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,7 +34,8 @@ class Policy:
     the tier's oldest task: this ageing is what bounds the wait, however many tenants there are.
     """
 
-    reserved: Mapping[Tier, int] = field(default_factory=lambda: {Tier.NORMAL: 4, Tier.LOW: 10})
+    tiers: Tiers = DEFAULT_TIERS
+    reserved: Mapping[Tier, int] = field(default_factory=lambda: usual_shares(DEFAULT_TIERS))
     oldest_every: int = 4
     tenant_weights: Mapping[str, float] = field(default_factory=dict)  # 1 where none is named
     rates: Mapping[str, Rate] = field(default_factory=dict)  # by "plugin.action"
@@ -43,14 +50,13 @@ class Policy:
 
     def __post_init__(self) -> None:
         """Refuse rules that contradict each other."""
-        lower = list(Tier)[1:]
-        if set(self.reserved) != set(lower):
-            raise InvalidConfiguration(f"must name exactly {', '.join(lower)}", where="reserved")
-        if any(every < len(Tier) for every in self.reserved.values()) or self.lower_share >= 1:
+        if set(self.reserved) != set(self.tiers.lower):
+            raise InvalidConfiguration(f"must name exactly {', '.join(self.tiers.lower)}", where="reserved")
+        if any(every < 1 for every in self.reserved.values()) or self._shared() >= 1:
             raise InvalidConfiguration(
                 "the lower tiers' shares must leave some for the highest",
                 where="reserved",
-                hint=f"Use numbers of at least {len(Tier)}, whose reciprocals add up to less than 1",
+                hint="Use whole numbers whose reciprocals add up to less than 1",
             )
         if self.starting_max < 1:
             raise InvalidConfiguration("must be positive", where="starting_max")
@@ -60,7 +66,10 @@ class Policy:
     @property
     def lower_share(self) -> float:
         """The part of all slots that is reserved for lower tiers."""
-        return sum(1 / every for every in self.reserved.values())
+        return float(self._shared())
+
+    def _shared(self) -> Fraction:
+        return sum((Fraction(1, every) for every in self.reserved.values()), Fraction(0))
 
     def slots_for(self, tier: Tier, starts: int) -> int:
         """The most slots that pass until ``tier`` has had ``starts`` of them, if it has a startable task all the time."""

@@ -15,7 +15,8 @@ class QueueReport:
 
     def __init__(self, scheduler: Scheduler) -> None:
         self._scheduler = scheduler
-        self._waits_s: dict[Tier, deque[float]] = {tier: deque(maxlen=WAITS_MAX) for tier in Tier}
+        self._tiers = scheduler.policy.tiers.names
+        self._waits_s: dict[Tier, deque[float]] = {tier: deque(maxlen=WAITS_MAX) for tier in self._tiers}
 
     def started(self, tier: Tier, waited_s: float) -> None:
         """A task of ``tier`` was given to a runner this long after its submission."""
@@ -23,9 +24,9 @@ class QueueReport:
 
     def state(self, now_us: int) -> dict[str, Any]:
         """The report. Waits and ages are seconds; ``worst_wait_slots`` is for a task that becomes ready now and fits."""
-        ready = {tier: self._scheduler.ready(tier) for tier in Tier}
+        ready = {tier: self._scheduler.ready(tier) for tier in self._tiers}
         return {
-            "tiers": [self._tier(tier, ready[tier], now_us) for tier in Tier],
+            "tiers": [self._tier(tier, ready[tier], now_us) for tier in self._tiers],
             "held": self._scheduler.waiting - sum(ready.values()),
             "active": self._scheduler.active,
             "starts": self._scheduler.starts,

@@ -51,7 +51,7 @@ class Scheduler:
         self._fleet = Fleet(policy.runner_silent_us_max, policy.starting_max)
         self._gates = Gates(policy.rates)
         self._queues: dict[Tier, TierQueue[Where]] = {
-            tier: TierQueue(policy.weight, policy.oldest_every) for tier in Tier
+            tier: TierQueue(policy.weight, policy.oldest_every) for tier in policy.tiers.names
         }
         self._waiting: dict[str, Entry] = {}
         self._active: dict[str, _Active] = {}
@@ -372,9 +372,9 @@ class Scheduler:
                 late.append((every - 1 - queue.passed_over, tier))
         for _, tier in sorted(late, key=lambda turn: turn[0]):
             yield tier, f"{tier}, whose reserved turn it is"
-        for tier in Tier:
-            if self._queues[tier].ready:
-                yield tier, str(tier)
+        for tier, queue in self._queues.items():
+            if queue.ready:
+                yield tier, tier
 
     def _can_start(self, now_us: int) -> CanStart[Where]:
         live = self._without_kept()
@@ -411,7 +411,7 @@ class Scheduler:
         """Account for a start that was the tier's turn."""
         self._queues[tier].served(lane.tenant, oldest=oldest)
         for other in self.policy.reserved:
-            if other is not tier and self._queues[other].ready:
+            if other != tier and self._queues[other].ready:
                 self._queues[other].passed_over += 1
 
     def _activate(self, job: Job, partition: int) -> None:
@@ -474,7 +474,7 @@ class Scheduler:
 
     def _make_room(self, now_us: int) -> Park | None:
         """Park a task for one of the highest tier that finds no room, if the policy says so."""
-        top = next(iter(Tier))
+        top = self.policy.tiers.highest
         queue = self._queues[top]
         if not self.policy.preempt or sum(active.parking for active in self._active.values()) >= queue.ready:
             return None
@@ -484,14 +484,14 @@ class Scheduler:
                 continue  # room is not what it waits for
             victims = [a for a in self._active.values() if self._gives_way(a, lane, able)] if head is not None else []
             if head is not None and victims:
-                victim = max(victims, key=lambda a: (_ORDER[a.job.tier], a.started_at))
+                victim = max(victims, key=lambda a: (self.policy.tiers.rank(a.job.tier), a.started_at))
                 victim.parking = True
                 reason = f"makes room for {head.job.task_id} of tier {top}"
                 return Park(task_id=victim.job.task_id, attempt=victim.job.attempt, reason=reason)
         return None
 
     def _gives_way(self, active: _Active, lane: Lane, able: set[str]) -> bool:
-        if active.parking or not active.job.scheduling.preemptible or _ORDER[active.job.tier] == 0:
+        if active.parking or not active.job.scheduling.preemptible or active.job.tier == self.policy.tiers.highest:
             return False
         had = dict(active.shape.needs)
         enough = all(had.get(name, 0.0) >= amount for name, amount in lane.shape.needs)
@@ -507,9 +507,6 @@ class Scheduler:
 
     def _shape(self, job: Job) -> Shape:
         return Shape.of(job.action, job.scheduling)
-
-
-_ORDER = {tier: place for place, tier in enumerate(Tier)}
 
 
 def _changed(job: Job, change: Reschedule) -> Job:

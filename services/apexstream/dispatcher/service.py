@@ -96,6 +96,7 @@ class Dispatcher:
         self._publish_command = publish_command
         self._publish_state = publish_state
         self._chunks = chunks
+        self._tiers = policy.tiers
         self._scheduler = Scheduler(policy)
         self._reign = Reign(self._partitions)
         self._facts = Facts(codec, self._scheduler, self._reign)
@@ -201,7 +202,7 @@ class Dispatcher:
         for task_id in self._source:
             self._scheduler.forget(task_id)
             self._facts.payloads.pop(task_id, None)
-        measures.ended()
+        measures.ended(self._tiers)
         self._source.clear()
         self._unsettled.clear()
         self._ledgers.clear()
@@ -254,7 +255,7 @@ class Dispatcher:
             self._facts.payloads[task.task_id] = task
         now = self._clock.now_us()
         for task in new:
-            self._todo += self._scheduler.submit(job_of(task), now)
+            self._todo += self._scheduler.submit(job_of(task, self._tiers), now)
 
     def _settle(self, task_id: str) -> None:
         source = self._source.pop(task_id, None)
@@ -329,7 +330,7 @@ class Dispatcher:
         assignment = Assignment(task=task, attempt=start.job.attempt, assigned_us=now, epoch=self._epoch)
         waited_s = (now - task.submitted_us) / 1e6
         self._report.started(start.job.tier, waited_s)
-        meters.DISPATCHER_WAIT.of(start.job.tier.value).observe(max(0.0, waited_s))
+        meters.DISPATCHER_WAIT.of(start.job.tier).observe(max(0.0, waited_s))
         key, headers = task_id.encode(), tracing.headers_of(task.traceparent)
         event = self._told(task_id, TaskChange.ASSIGNED, start.reason, attempt=start.job.attempt - 1)
         self._send_assignment(start.partition, key, self._codec.encode(assignment), self._starts.one(), headers)

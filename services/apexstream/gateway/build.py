@@ -16,7 +16,6 @@ import uvicorn
 from apexstream.core.errors import InvalidConfiguration
 from apexstream.core.events import Event
 from apexstream.core.ids import new_id
-from apexstream.core.tiers import Tier
 from apexstream.gateway.access.build import make_access
 from apexstream.gateway.access.patience import PatientHttp
 from apexstream.gateway.app import make_app
@@ -45,6 +44,7 @@ from apexstream.log.pressure import report_pressure
 from apexstream.log.registry import codec_of
 from apexstream.log.segments import SegmentReader
 from apexstream.log.tails import Relays, Tails
+from apexstream.log.tiered import tier_topics
 from apexstream.log.view import View
 from apexstream.log.writer import Writer
 from apexstream.runtime import tracing
@@ -73,7 +73,7 @@ async def serve_one(
     settings: Settings, *, ready: Callable[[str], None], stop: asyncio.Event, shared: bool = False
 ) -> None:
     """Serve in this process; ``shared``: the port is also other workers'."""
-    clock, codec, kafka = SystemClock(), await codec_of(settings), connection(settings)
+    clock, codec, kafka, tiers = SystemClock(), await codec_of(settings), connection(settings), settings.tier_order
     secret = shared_key(settings)
     access = await make_access(settings, clock, secret)  # first: it may refuse to listen there at all
     listener = listen(settings.host, settings.port, shared=shared)
@@ -81,7 +81,7 @@ async def serve_one(
     topics = {
         topic: settings.topic(topic)
         for topic in (
-            *(f"tasks.{tier}" for tier in Tier),
+            *(f"tasks.{tier}" for tier in tiers.names),
             "control",
             "task-events",
             "chunks",
@@ -121,6 +121,7 @@ async def serve_one(
         registry = Registry(
             codec,
             lambda task_id: hub.known(task_id),  # noqa: PLW0108 - the hub is made below
+            tiers,
             tenant_waiting_max=settings.tenant_waiting_max,
         )
         known = Known(registry, path_index)
@@ -147,7 +148,7 @@ async def serve_one(
         view = await View.open(
             views,
             {
-                **{topics[f"tasks.{tier}"]: registry.on_submissions for tier in Tier},
+                **dict.fromkeys(await tier_topics(views, settings.topic("tasks."), tiers), registry.on_submissions),
                 topics["task-events"]: registry.on_task_events,
                 topics["dead-letters"]: registry.on_dead_letters,
                 topics["pipelines"]: pipelines.on_pipelines,
@@ -212,6 +213,7 @@ async def serve_one(
             cursors=cursors,
             publish=publish,
             clock=clock,
+            tiers=tiers,
             new_task_id=new_identifier,
             name=name,
             is_ready=is_ready,

@@ -13,6 +13,8 @@ from apexstream.core.errors import ChunkDecodeError, LimitReached, Unavailable, 
 from apexstream.core.events import QueueState, TaskChange, TaskEvent, TaskSubmitted
 from apexstream.core.scheduling import NOTHING_ASKED, Scheduling, scheduling_or_nothing
 from apexstream.core.task import TaskState, TaskStatus
+from apexstream.core.tiers import Tier, Tiers
+from apexstream.gateway.backlog import Backlog
 from apexstream.log.fetcher import Partition, Record
 
 RETRY_S_MAX = 60.0
@@ -31,11 +33,11 @@ class _Story(msgspec.Struct):
 class OrderOfWork:
     """Graphs, labels and reasons by task, and the newest state of the queue."""
 
-    def __init__(self, codec: Codec, tenant_waiting_max: int) -> None:
+    def __init__(self, codec: Codec, tiers: Tiers, tenant_waiting_max: int) -> None:
         self._codec = codec
         self._tenant_waiting_max = tenant_waiting_max
-        self._waiting: dict[str, str] = {}  # task that was not given to a runner yet → its tenant
-        self._waiting_of: Counter[str] = Counter()
+        self._tiers = tiers
+        self._backlog = Backlog()
         self._starts_a_second = 0.0
         self._stories: dict[str, _Story] = {}
         self._groups: dict[tuple[str, str], dict[str, None]] = {}  # (graph or label, its name) → tasks
@@ -45,8 +47,8 @@ class OrderOfWork:
         """A task exists."""
         facts = scheduling_or_nothing(task.scheduling)
         if waiting:
-            tenant = self._waiting[task.task_id] = task.tenant or facts.tenant
-            self._waiting_of[tenant] += 1
+            tier, tenant = self._tiers.served(task.tier), task.tenant or facts.tenant
+            self._backlog.add(task.task_id, tier, tenant, task.submitted_us)
         if facts == NOTHING_ASKED:
             return
         self._story(task.task_id).scheduling = facts
@@ -56,7 +58,7 @@ class OrderOfWork:
     def changed(self, event: TaskEvent) -> None:
         """Something happened to a task that tells why it waited, or that it waits no longer."""
         if event.change is TaskChange.ASSIGNED or event.change is TaskChange.STARTED or event.change.ends:
-            self._no_longer_waits(event.task_id)
+            self._backlog.remove(event.task_id)
         if event.change in _TOLD:
             story = self._story(event.task_id)
             # Most reasons are the same few words.
@@ -65,7 +67,7 @@ class OrderOfWork:
 
     def forget(self, task_id: str) -> None:
         """The task is too old to be kept."""
-        self._no_longer_waits(task_id)
+        self._backlog.remove(task_id)
         story = self._stories.pop(task_id, None)
         for group in _groups(story.scheduling) if story is not None and story.scheduling is not None else ():
             members = self._groups.get(group, {})
@@ -90,8 +92,20 @@ class OrderOfWork:
             raise UnknownTask(f"there is no task of {kind} {name!r}", where=kind)
         return list(members)
 
+    def moved(self, task_id: str, tier: Tier) -> None:
+        """The task is to wait in another tier."""
+        self._backlog.move(task_id, tier)
+
     def queue(self, now_us: int) -> dict[str, Any]:
         """The body of ``GET /queue``; :class:`Unavailable` while no dispatcher has told anything lately."""
+        report = self._told(now_us)
+        for tier in report["tiers"]:
+            since_us = self._backlog.oldest_us(tier["tier"])
+            tier["depth"] = self._backlog.depth(tier["tier"])
+            tier["age_s"] = 0.0 if since_us is None else max(0.0, (now_us - since_us) / 1e6)
+        return report
+
+    def _told(self, now_us: int) -> dict[str, Any]:
         told = self._queue
         if told is None or now_us - told.at_us > SILENT_US_MAX:
             raise Unavailable(
@@ -107,7 +121,7 @@ class OrderOfWork:
         """
         added = Counter(tenant or facts.tenant for facts in wanted)
         for name, count in added.items():
-            waiting = self._waiting_of[name]
+            waiting = self._backlog.of_tenant(name)
             if waiting + count > self._tenant_waiting_max:
                 whose = f"of tenant {name}" if name else "of no tenant"
                 raise LimitReached(
@@ -136,13 +150,6 @@ class OrderOfWork:
         starts = (msgspec.json.decode(each.state).get("starts", 0) for each in (now, before))
         self._starts_a_second = max(0.0, (next(starts) - next(starts)) / ((now.at_us - before.at_us) / 1e6))
 
-    def _no_longer_waits(self, task_id: str) -> None:
-        tenant = self._waiting.pop(task_id, None)
-        if tenant is not None:
-            self._waiting_of[tenant] -= 1
-            if not self._waiting_of[tenant]:
-                del self._waiting_of[tenant]
-
     def why(self, state: TaskState, now_us: int) -> dict[str, Any]:
         """The body of ``GET /tasks/{id}/why``: in a sentence why the task waits, or why it waited."""
         story = self._stories.get(state.task_id) or _Story()
@@ -165,15 +172,18 @@ class OrderOfWork:
         if story.reasons and (facts.after or facts.not_before_us > now_us):
             return f"it {story.reasons[-1][2]}" if facts.after else story.reasons[-1][2]
         try:
-            tiers = self.queue(now_us)["tiers"]
+            told = {tier["tier"]: tier for tier in self._told(now_us)["tiers"]}
         except Unavailable as problem:
             return str(problem)
-        tier = next(tier for tier in tiers if tier["tier"] == state.tier)
+        served = self._tiers.served(state.tier)
+        tier = told.get(served)
+        if tier is None:
+            return f"the dispatcher has no tier {served}: its APEX_TIERS is not the gateway's"
         for stuck in tier["stuck"]:
             if (stuck["action"], stuck["tenant"]) == (f"{state.plugin}.{state.action}", facts.tenant):
                 return str(stuck["reason"])
         return (
-            f"its turn has not come: {tier['ready']} tasks of tier {state.tier} are ready; "
+            f"its turn has not come: {tier['ready']} tasks of tier {served} are ready; "
             f"one that becomes ready now waits at most {tier['worst_wait_slots']} starts"
         )
 

@@ -4,6 +4,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
+from apexstream.core.tiers import Tiers
 from apexstream.gateway.access import Access
 from apexstream.gateway.cursors import Cursors
 from apexstream.gateway.hub import Hub
@@ -26,6 +27,7 @@ class Parts:
     cursors: Cursors
     publish: Publish
     clock: Clock
+    tiers: Tiers
     new_task_id: Callable[[], str]
     name: str
     is_ready: Callable[[], str]

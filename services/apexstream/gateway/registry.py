@@ -1,6 +1,7 @@
 """What the gateway knows: tasks, folded from submissions and events, and the actions that runners offer."""
 
 from bisect import insort
+from collections import deque
 from collections.abc import Callable, Collection, Iterable, Mapping
 from itertools import islice
 from typing import Any
@@ -14,7 +15,7 @@ from apexstream.core.errors import ChunkDecodeError, InvalidParameters, Unavaila
 from apexstream.core.events import ActionInfo, DeadLetter, Event, RunnerState, TaskEvent, TaskSubmitted
 from apexstream.core.inputs import Path
 from apexstream.core.task import TaskState, TaskStatus
-from apexstream.core.tiers import Tier
+from apexstream.core.tiers import Tier, Tiers
 from apexstream.gateway.access.principal import sees
 from apexstream.gateway.measures import UNKNOWN
 from apexstream.gateway.order import OrderOfWork
@@ -22,7 +23,7 @@ from apexstream.log.fetcher import Partition, Record
 
 LETTERS_MAX = 10_000
 CONTESTED = "!"  # of an id that two tenants chose in the same moment: nobody's name, so nobody's task
-TASKS_MAX = 200_000  # the oldest ones that ended are forgotten first; their streams stay in the log
+TASKS_MAX = 200_000  # those that ended first are forgotten first; their streams stay in the log
 RUNNER_SILENT_US_MAX = 15_000_000
 
 _log = structlog.get_logger(__name__)
@@ -31,10 +32,13 @@ _log = structlog.get_logger(__name__)
 class Registry:
     """Tasks by id and runners by id. ``on_submitted`` is called with the id of every task that becomes known."""
 
-    def __init__(self, codec: Codec, on_submitted: Callable[[str], None], *, tenant_waiting_max: int) -> None:
+    def __init__(
+        self, codec: Codec, on_submitted: Callable[[str], None], tiers: Tiers, *, tenant_waiting_max: int
+    ) -> None:
         self._codec = codec
         self._on_submitted = on_submitted
         self._tasks: dict[str, TaskState] = {}
+        self._ended: deque[str] = deque()  # tasks in the order of their ends
         self._since_ms: dict[str, int] = {}
         self._newest: list[tuple[int, str]] = []  # by submission; those that were forgotten are taken out now and then
         self._tenants: dict[str, str] = {}  # of tasks that are not the nameless tenant's
@@ -42,7 +46,7 @@ class Registry:
         self._letters: dict[str, DeadLetter] = {}
         self._watching: dict[str, dict[Callable[[TaskState], None], None]] = {}
         self._validators: dict[bytes, Draft202012Validator] = {}
-        self.order = OrderOfWork(codec, tenant_waiting_max)
+        self.order = OrderOfWork(codec, tiers, tenant_waiting_max)
 
     # Readers of topics.
 
@@ -101,12 +105,19 @@ class Registry:
                     del self._letters[next(iter(self._letters))]
 
     def _change(self, state: TaskState, event: TaskEvent) -> None:
-        before = msgspec.structs.astuple(state)
+        before, had_ended = msgspec.structs.astuple(state), state.status.final
         state.apply(event)
+        if state.status.final and not had_ended:
+            self._ended.append(event.task_id)
         watching = self._watching.get(event.task_id)
         if watching and msgspec.structs.astuple(state) != before:
             for tell in list(watching):
                 tell(state)
+
+    def moved(self, task_id: str, tier: Tier) -> None:
+        """The task was asked to wait in another tier."""
+        self._state(task_id).tier = tier
+        self.order.moved(task_id, tier)
 
     # Watchers.
 
@@ -145,11 +156,6 @@ class Registry:
         """The newest tasks of ``tenant`` whose ids are ``allowed``, newest first."""
         seen = (name for _, name in reversed(self._newest) if sees(tenant, self.tenant(name)) and allowed(name))
         return [self._tasks[name] for name in islice(seen, limit)]
-
-    def waiting(self, tier: Tier) -> tuple[int, int]:
-        """How many tasks of ``tier`` were not given to a runner yet, and when the oldest of them was submitted (0: none)."""
-        found = [s.submitted_us for s in self._tasks.values() if s.status is TaskStatus.WAITING and s.tier is tier]
-        return len(found), min(found, default=0)
 
     def since_ms(self, stream_id: str) -> int | None:
         """The broker's time when the stream's task was submitted, milliseconds; None if there is no such task yet."""
@@ -233,9 +239,7 @@ class Registry:
         return state
 
     def _forget_one(self) -> None:
-        oldest = next(
-            (task_id for task_id, state in self._tasks.items() if state.status.final), next(iter(self._tasks))
-        )
+        oldest = self._ended.popleft() if self._ended else next(iter(self._tasks))
         del self._tasks[oldest]
         self._since_ms.pop(oldest, None)
         self._tenants.pop(oldest, None)

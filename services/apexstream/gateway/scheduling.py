@@ -17,7 +17,6 @@ from apexstream.core.ids import check_id
 from apexstream.core.inputs import renamed
 from apexstream.core.scheduling import GRAPH_TASKS_MAX, Reschedule
 from apexstream.core.task import TaskStatus
-from apexstream.core.tiers import Tier
 from apexstream.gateway.access import Principal, Verb, principal_of
 from apexstream.gateway.answers import Conflict, TooLarge, answer, parse, read_body
 from apexstream.gateway.control import Control
@@ -43,6 +42,7 @@ class Scheduling:
         self._registry = parts.registry
         self._publish = parts.publish
         self._clock = parts.clock
+        self._tiers = parts.tiers
         self._access = parts.access
         self._new_id = parts.new_task_id
         self._control = control
@@ -71,7 +71,7 @@ class Scheduling:
             return self._graph(graph_id, self._group("graph", graph_id, principal), principal.tenant, 200)
         self._access.submitting(principal)
         tasks = self._members(graph_id, wanted.tasks, principal)
-        first = min((task.tier for task in tasks), key=list(Tier).index)
+        first = min((task.tier for task in tasks), key=self._tiers.rank)
         graph = TaskSubmitted(
             task_id=graph_id,
             plugin="",
@@ -112,12 +112,14 @@ class Scheduling:
         """``PATCH /tasks/{id}``: another tier, start time or needs for a task that waits."""
         task_id, tenant = allowed(request, Verb.CONTROL)
         change = parse(await read_body(request), Reschedule)
+        if change.tier is not None:
+            self._tiers.check(change.tier)
         state = self._registry.task(task_id, tenant)
         if state.status not in {TaskStatus.WAITING, TaskStatus.PARKED}:
             raise Conflict(f"the task is {state.status}", where=state.task_id, hint="Only a waiting task can be moved")
         await self._control.command(state.task_id, ControlVerb.RESCHEDULE, "", detail=msgspec.json.encode(change))
         if change.tier is not None:
-            state.tier = change.tier
+            self._registry.moved(state.task_id, change.tier)
         return answer(shown(state), 202)
 
     @operation({200: Why}, refusals=(400, 404))
@@ -130,12 +132,7 @@ class Scheduling:
     async def queue(self, request: Request) -> Response:
         """``GET /queue``: what waits in each tier, how long, and how long at most."""
         principal_of(request).require(Verb.OPERATE)
-        now = self._clock.now_us()
-        report = self._registry.order.queue(now)
-        for tier in report["tiers"]:
-            tier["depth"], oldest_us = self._registry.waiting(Tier(tier["tier"]))
-            tier["age_s"] = max(0.0, (now - oldest_us) / 1e6) if tier["depth"] else 0.0
-        return answer(report)
+        return answer(self._registry.order.queue(self._clock.now_us()))
 
     def _members(self, graph_id: str, wanted: list[SubmitRequest], principal: Principal) -> tuple[TaskSubmitted, ...]:
         named = [(each.task_id or f"task-{number}", each) for number, each in enumerate(wanted, 1)]

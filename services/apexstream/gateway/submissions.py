@@ -13,7 +13,7 @@ from apexstream.core.inputs import references
 from apexstream.core.options import TaskOptions
 from apexstream.core.scheduling import NOTHING_ASKED, UPSTREAMS_MAX, Scheduling, check_graph
 from apexstream.core.task import TaskState
-from apexstream.core.tiers import Tier
+from apexstream.core.tiers import TIER_PATTERN
 from apexstream.gateway.access import Principal, Verb
 from apexstream.gateway.access.principal import sees
 from apexstream.gateway.answers import Conflict
@@ -25,6 +25,8 @@ NOT_BEFORE_US_MAX = 28 * 86_400_000_000  # ahead of now; submissions are kept fo
 
 OptionalId = Annotated[str, msgspec.Meta(extra_json_schema={"pattern": f"^({ID_PATTERN})?$"})]
 """An id that may be left out: described by its pattern, and refused in words by :func:`check_id`."""
+OptionalTier = Annotated[str, msgspec.Meta(extra_json_schema={"pattern": f"^({TIER_PATTERN})?$"})]
+"""A tier, or empty for the default one; refused in words by :meth:`apexstream.core.tiers.Tiers.check`."""
 
 
 class SubmitRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -33,7 +35,7 @@ class SubmitRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     plugin: str
     action: str
     params: dict[str, Any] = msgspec.field(default_factory=dict)
-    tier: Tier = Tier.NORMAL
+    tier: OptionalTier = ""
     task_id: OptionalId = ""
     options: TaskOptions = TaskOptions()
     scheduling: Scheduling = NOTHING_ASKED
@@ -49,6 +51,7 @@ class Submissions:
         self._access = parts.access
         self._publish = parts.publish
         self._clock = parts.clock
+        self._tiers = parts.tiers
         self._new_task_id = parts.new_task_id
 
     async def submit(self, wanted: SubmitRequest, principal: Principal) -> tuple[TaskState, bool]:
@@ -97,7 +100,7 @@ class Submissions:
             plugin=wanted.plugin,
             action=wanted.action,
             params=msgspec.json.encode(wanted.params),
-            tier=wanted.tier,
+            tier=self._tiers.check(wanted.tier or self._tiers.default),
             submitted_us=now,
             options=msgspec.json.encode(wanted.options),
             scheduling=b"" if wanted.scheduling == NOTHING_ASKED else msgspec.json.encode(wanted.scheduling),

@@ -50,6 +50,7 @@ class Tasks:
         self._registry = parts.registry
         self._publish = parts.publish
         self._clock = parts.clock
+        self._tiers = parts.tiers
         self._control = control
         self._submissions = submissions
 
@@ -81,7 +82,15 @@ class Tasks:
             for _, info in sorted(self._registry.actions().items())
         ]
         runners = len(self._registry.runners(self._clock.now_us()))
-        return answer({"actions": actions, "broken_plugins": self._registry.broken_plugins(), "runners": runners})
+        return answer(
+            {
+                "actions": actions,
+                "broken_plugins": self._registry.broken_plugins(),
+                "runners": runners,
+                "tiers": self._tiers.names,
+                "default_tier": self._tiers.default,
+            }
+        )
 
     @operation({202: Task, 200: Task}, body=SubmitRequest, refusals=(400, 404, 409, 413, 422))
     async def submit(self, request: Request) -> Response:
@@ -154,7 +163,7 @@ class Tasks:
             plugin=letter.plugin,
             action=letter.action,
             params=msgspec.json.decode(letter.params or b"{}"),
-            tier=letter.tier,
+            tier=self._tiers.served(letter.tier),
             options=msgspec.json.decode(letter.options or b"{}", type=TaskOptions),
             scheduling=self._scheduling_of(letter, principal),
         )

@@ -109,6 +109,14 @@ class LogReader:
             await self._refresh()
         raise Unavailable(f"there is no topic {topic}", where=str(self._to), hint="Run `apexstream topics apply`")
 
+    async def topics(self, start: str) -> list[str]:
+        """All topics whose name begins with ``start`` and that this client may see."""
+        try:
+            known = await self._client.fetch_all_metadata()
+        except errors.KafkaError as problem:
+            raise unreachable(self._to, problem) from problem
+        return sorted(topic for topic in known.topics() if topic.startswith(start))
+
     async def topic_id(self, topic: str) -> str:
         """Kafka's id of ``topic``, which another topic of that name does not have. The topic must exist."""
         problem: BaseException = errors.LeaderNotAvailableError()

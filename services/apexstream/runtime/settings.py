@@ -11,6 +11,7 @@ from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from apexstream.core.errors import InvalidConfiguration
+from apexstream.core.tiers import DEFAULT_TIERS, Tiers
 
 _PREFIX = "APEX_"
 
@@ -173,9 +174,19 @@ class Settings(BaseSettings):
         ),
     ] = 10.0
     runner_capacity: Annotated[int, Field(ge=1, le=10_000, description="Tasks that one runner runs at once.")] = 64
+    tiers: Annotated[
+        str, Field(description="Tiers of tasks, name,name,…, the most urgent first; each has a topic. Up to 16.")
+    ] = ",".join(DEFAULT_TIERS.names)
+    tier_default: Annotated[
+        str, Field(description="Tier of a task that names none; empty: normal, which must then be one of APEX_TIERS.")
+    ] = ""
     tier_shares: Annotated[
-        str, Field(description="Lower tiers' reserved shares, tier=N,…: at least one of N starts while one can start.")
-    ] = "normal=4,low=10"
+        str,
+        Field(
+            description="Lower tiers' reserved shares, tier=N,…: at least one of N starts while one can start. Those that are"
+            " not named get 4, 10, 20, 30, … in their order."
+        ),
+    ] = ""
     oldest_every: Annotated[
         int, Field(ge=1, le=1_000, description="Every how many starts of a tier its oldest task goes, whoever's it is.")
     ] = 4
@@ -316,6 +327,11 @@ class Settings(BaseSettings):
     def cache_path(self) -> Path:
         """``cache`` with ``~`` resolved."""
         return self.cache.expanduser()
+
+    @property
+    def tier_order(self) -> Tiers:
+        """The tiers and the default one; raises :class:`InvalidConfiguration`."""
+        return Tiers.named(self.tiers, self.tier_default)
 
     @property
     def url(self) -> str:

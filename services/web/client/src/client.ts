@@ -4,7 +4,7 @@ import { Connection, webPorts } from "./connection.ts";
 import type { Link, Ports } from "./connection.ts";
 import type { Credential, StreamEvent } from "./frames.ts";
 import { Gateway } from "./gateway.ts";
-import type { Catalogue, Submission, Task, Tier } from "./gateway.ts";
+import type { Catalogue, Submission, Task } from "./gateway.ts";
 import { Reader } from "./reader.ts";
 import type { Asked } from "./position.ts";
 
@@ -19,7 +19,8 @@ export interface Options {
 }
 
 export interface SubmitOptions {
-  readonly tier?: Tier;
+  /** One of `actions()`' tiers; else the default one. */
+  readonly tier?: string;
   /** Else the client chooses one. The same id again is the same task. */
   readonly taskId?: string;
   /** Submissions with one key are one task. */
@@ -61,12 +62,12 @@ export class ApexStream {
 
   /** Ask for one run of an action; the task is durable once this resolves. Its stream can be followed at once. */
   submit(plugin: string, action: string, params: Record<string, unknown> = {}, how: SubmitOptions = {}): Promise<Task> {
-    const { tier = "normal", idempotencyKey, options, scheduling } = how;
+    const { tier, idempotencyKey, options, scheduling } = how;
     const submission: Submission = {
       plugin,
       action,
       params,
-      tier,
+      ...(tier !== undefined && { tier }),
       ...(idempotencyKey === undefined ? { task_id: how.taskId ?? newId() } : { idempotency_key: idempotencyKey }),
       ...(options && { options }),
       ...(scheduling && { scheduling }),

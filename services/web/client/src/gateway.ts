@@ -15,10 +15,10 @@ export interface Catalogue {
   /** "name: why" */
   readonly brokenPlugins: readonly string[];
   readonly runners: number;
+  /** What a task may ask for as its tier, the most urgent first. */
+  readonly tiers: readonly string[];
+  readonly defaultTier: string;
 }
-
-export const TIERS = ["high", "normal", "low"] as const;
-export type Tier = (typeof TIERS)[number];
 
 export interface Task {
   readonly id: string;
@@ -39,7 +39,8 @@ export interface Submission {
   readonly plugin: string;
   readonly action: string;
   readonly params: Fields;
-  readonly tier: Tier;
+  /** One of the catalogue's; else the default one. */
+  readonly tier?: string;
   /** Chosen by whoever submits, so that a submission whose answer was lost can be made again. */
   readonly task_id?: string;
   readonly options?: object;
@@ -88,6 +89,8 @@ export class Gateway {
       actions: listOf(own(fields, "actions")).map(actionOf),
       brokenPlugins: listOf(own(fields, "broken_plugins")).map(textOf).filter(Boolean),
       runners: numberOf(own(fields, "runners")) ?? 0,
+      tiers: listOf(own(fields, "tiers")).map(textOf).filter(Boolean),
+      defaultTier: textOf(own(fields, "default_tier")),
     };
   }
 

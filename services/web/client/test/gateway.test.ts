@@ -43,7 +43,15 @@ test("a submission that is refused with a pause is made again, the same one, wit
     assert.equal(task.streamId, "t");
     assert.deepEqual(heard.map(({ url, token }) => [url, token]), [1, 2, 3].map((n) => ["/base/tasks", `Bearer token${n}`]));
     assert.equal(new Set(heard.map(({ body }) => body["task_id"])).size, 1);
-    assert.deepEqual(heard[0]?.body["params"], { n: 1 });
+    assert.deepEqual([heard[0]?.body["params"], heard[0]?.body["tier"]], [{ n: 1 }, "high"]);
+  });
+});
+
+test("the tier is the gateway's choice unless one is named", async () => {
+  await serving(0, async (url, heard) => {
+    await new ApexStream(url).submit("p", "a");
+
+    assert.ok(heard[0] !== undefined && !("tier" in heard[0].body));
   });
 });
 

@@ -194,6 +194,8 @@ export class ApexApp extends LitElement {
       .gateway=${this.gateway}
       .action=${action}
       .runners=${this.catalogue.runners}
+      .tiers=${this.catalogue.tiers}
+      tier=${this.catalogue.defaultTier}
       .entries=${this.entriesOf(action)}
       @apex-submitted=${this.accepted}
     ></apex-action-form>`;

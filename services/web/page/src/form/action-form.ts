@@ -6,8 +6,7 @@ import { customElement, property, state } from "lit/decorators.js";
 import { infoOf, refusal } from "../app/refusal.ts";
 import { sentence } from "../app/words.ts";
 import { controls, notes } from "../styles/shared.ts";
-import { TIERS } from "../../../client/src/index.ts";
-import type { Action, ErrorInfo, Gateway, Task, Tier } from "../../../client/src/index.ts";
+import type { Action, ErrorInfo, Gateway, Task } from "../../../client/src/index.ts";
 import type { Fields } from "../../../client/src/reading.ts";
 import { labelled } from "./controls.ts";
 import { fieldsFor } from "./schema.ts";
@@ -15,25 +14,22 @@ import type { Field } from "./schema.ts";
 import { fieldAtFault, initialEntry, readEntries } from "./values.ts";
 import type { Problems } from "./values.ts";
 
-const TIER_MEANS: Record<Tier, string> = {
-  high: "before all others",
-  normal: "in turn",
-  low: "after all others",
-};
-
 /** Tells of the accepted task with the event `apex-submitted`, whose detail is the task. */
 @customElement("apex-action-form")
 export class ApexActionForm extends LitElement {
   @property({ attribute: false }) gateway!: Gateway;
   @property({ attribute: false }) action!: Action;
   @property({ type: Number }) runners = 0;
+  /** The most urgent first. */
+  @property({ attribute: false }) tiers: readonly string[] = [];
+  /** The one that is chosen; at first the gateway's default. */
+  @property() tier = "";
   /** What was entered so far, kept by the owner so that coming back finds it again. */
   @property({ attribute: false }) entries: Map<string, string> = new Map();
 
   @state() private fields: readonly Field[] = [];
   @state() private problems: Problems = new Map();
   @state() private refused: ErrorInfo | null = null;
-  @state() private tier: Tier = "normal";
   @state() private sending = false;
 
   override willUpdate(changed: PropertyValues): void {
@@ -49,7 +45,7 @@ export class ApexActionForm extends LitElement {
       ${this.runners === 0 ? noRunner() : nothing}
       <form novalidate @submit=${this.submitted} @keydown=${this.keyed}>
         ${this.fields.length === 0 ? html`<p class="muted">This action takes no parameters.</p>` : nothing}
-        ${this.fields.map((field, index) => this.control(field, index))} ${this.tiers()}
+        ${this.fields.map((field, index) => this.control(field, index))} ${this.choice()}
         ${this.refused ? refusal(this.refused, "Not submitted.") : nothing}
         <div class="send">
           <button class="primary" type="submit" ?disabled=${this.sending}>
@@ -71,11 +67,11 @@ export class ApexActionForm extends LitElement {
     });
   }
 
-  private tiers() {
+  private choice() {
     return html`<fieldset>
       <legend>Tier</legend>
-      ${TIERS.map(
-        (tier) => html`<label>
+      ${this.tiers.map(
+        (tier, place) => html`<label>
           <input
             type="radio"
             name="tier"
@@ -83,7 +79,7 @@ export class ApexActionForm extends LitElement {
             .checked=${this.tier === tier}
             @change=${() => (this.tier = tier)}
           />
-          <span>${tier}</span> <span class="muted">${TIER_MEANS[tier]}</span>
+          <span>${tier}</span> <span class="muted">${tierMeans(place, this.tiers.length)}</span>
         </label>`,
       )}
     </fieldset>`;
@@ -248,6 +244,12 @@ export class ApexActionForm extends LitElement {
       }
     `,
   ];
+}
+
+function tierMeans(place: number, count: number): string {
+  if (count === 1) return "";
+  if (place === 0) return "before all others";
+  return place === count - 1 ? "after all others" : "";
 }
 
 type Control = HTMLInputElement | HTMLTextAreaElement | HTMLSelectElement;
