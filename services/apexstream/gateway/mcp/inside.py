@@ -1,60 +1,21 @@
 """The desk of a caller of this gateway: the same tasks, streams, scopes and limits as over any other protocol."""
 
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping
 from typing import Any
 
 import msgspec
 
 from apexstream.client.frames import Frame, Pong, Refused, decode_frame
 from apexstream.client.model import Action, Offer, Task
-from apexstream.core.chunk import Chunk
 from apexstream.core.ids import check_id
 from apexstream.gateway.access import Principal, Verb
 from apexstream.gateway.control import Control
-from apexstream.gateway.cursors import Cursors, Position, StreamCursors
-from apexstream.gateway.encoding import Encoder
-from apexstream.gateway.frames import chunk_message, rewind_message, stream_head
+from apexstream.gateway.cursors import Position
 from apexstream.gateway.parts import Parts
 from apexstream.gateway.reader import Stopped, reading
 from apexstream.gateway.submissions import Submissions, SubmitRequest
 from apexstream.gateway.tasks import shown
-
-_END = b"\0"  # of a message: JSON cannot hold it
-
-
-class _Messages:
-    """Writes the messages of one stream with their cursors."""
-
-    __slots__ = ("_cursors", "_head")
-
-    def __init__(self, stream_id: str, cursors: StreamCursors) -> None:
-        self._head = stream_head(stream_id)
-        self._cursors = cursors
-
-    def chunk(self, seq: int, rewinds: int, chunk: Chunk) -> bytes:
-        return self._marked(chunk_message(self._head, seq, chunk), seq + 1, rewinds)
-
-    def rewind(self, seq: int, rewinds: int) -> bytes:
-        return self._marked(rewind_message(self._head, seq), seq, rewinds)
-
-    def join(self, pieces: Sequence[bytes]) -> bytes:
-        return b"".join(pieces)
-
-    def _marked(self, message: bytes, seq: int, rewinds: int) -> bytes:
-        return b'%b,"cursor":"%b"}%b' % (message[:-1], self._cursors.mint(seq, rewinds).encode(), _END)
-
-
-class Messages:
-    """The encoding that MCP reads streams in."""
-
-    name = "mcp"
-
-    def __init__(self, cursors: Cursors) -> None:
-        self._cursors = cursors
-
-    def open(self, stream_id: str) -> Encoder:
-        """The encoder of a stream."""
-        return _Messages(stream_id, self._cursors.of(stream_id))
+from apexstream.gateway.viewed import Lines
 
 
 class InsideDesk:
@@ -96,12 +57,12 @@ class InsideDesk:
         self._principal.require(Verb.READ, check_id(stream_id, "stream_id"))
         self._parts.ownership.check(self._principal, stream_id)
         position = self._parts.cursors.read(cursor, stream_id) if cursor else Position(0)
-        encoding, tenant = Messages(self._parts.cursors), self._principal.tenant
+        encoding, tenant = Lines(self._parts.cursors, "", events=False), self._principal.tenant
         stopped: Stopped | None = Stopped.SLOW
         while stopped is Stopped.SLOW:
             async with reading(self._parts.hub, stream_id, position, encoding, tenant=tenant) as reader:
                 async for delivery in reader:
-                    for frame in map(decode_frame, delivery.data.split(_END)[:-1]):
+                    for frame in map(decode_frame, delivery.data.split(b"\n")[:-1]):
                         if frame is not None and not isinstance(frame, Refused | Pong):
                             yield frame
                 position, stopped = reader.position, reader.stopped
