@@ -152,7 +152,8 @@ def rewind_hidden() -> None:
 
 def zombie_shown() -> None:
     """The gateway's fold takes whoever writes next for the stream's writer, claim or no claim."""
-    import apexstream.gateway.hub
+    import apexstream.gateway.catching_up
+    import apexstream.gateway.watched
     from apexstream.core.fold import Outcome, StreamFold, Verdict
 
     class Trusting(StreamFold):
@@ -163,7 +164,8 @@ def zombie_shown() -> None:
             self.closed = run.chunks[-1].kind if run.chunks[-1].kind.closes else None
             return Outcome(Verdict.ACCEPTED, run.first_seq)
 
-    _patch(apexstream.gateway.hub, "StreamFold", Trusting)
+    for module in (apexstream.gateway.watched, apexstream.gateway.catching_up):
+        _patch(module, "StreamFold", Trusting)
 
 
 def ended_too_soon() -> None:

@@ -15,7 +15,7 @@ from tests.support.show import Show, gateway, show, shown
 from tests.support.streams import NOW_US, Author, content_of, data, numbered
 
 from apexstream.core.chunk import Kind
-from apexstream.gateway import hub as engine
+from apexstream.gateway.live import TailMemory
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 PARTITIONS = range(12)
@@ -288,7 +288,7 @@ async def test_a_cursor_ahead_of_this_gateway_waits_for_its_tail(screen: Show):
 
 async def test_what_memory_does_not_hold_any_more_comes_from_the_log(kafka: str, topic_prefix: str, monkeypatch: Any):
     """With rewinds in it, unsealed, while it is being written, and for several viewers at once."""
-    monkeypatch.setattr(engine.TailMemory.__init__, "__defaults__", (40_000,))
+    monkeypatch.setattr(TailMemory.__init__, "__defaults__", (40_000,))
     async with show(kafka, topic_prefix) as made:
         old, new = Author("small", 1, "old"), Author("small", 2, "new")
         values = [
