@@ -5,6 +5,7 @@ Messages are counted, not parsed; of each read the last one gives a latency, by 
 """
 
 import json
+import re
 import selectors
 import socket
 import sys
@@ -17,11 +18,15 @@ SAMPLES_MAX = 2_000_000
 _TIME = b'"t":'
 
 
-def frame(message: str) -> bytes:
-    """A client's text frame, masked with zeros."""
-    body = message.encode()
+def frame(body: bytes, opcode: int = 0x81) -> bytes:
+    """A client's frame, of text unless told otherwise, masked with zeros."""
     size = bytes((0x80 | len(body),)) if len(body) < 126 else b"\xfe" + len(body).to_bytes(2, "big")
-    return b"\x81" + size + bytes(4) + body
+    return bytes((opcode,)) + size + bytes(4) + body
+
+
+PING = re.compile(rb"\x89\x04(.{4})|\x81\x02({})", re.DOTALL)
+"""A WebSocket's ping, as ApexStream sends it, or Centrifugo's own. Texts are ASCII, so little else looks like one, and an answer
+that nobody asked for does no harm."""
 
 
 @dataclass(slots=True, eq=False)
@@ -41,14 +46,15 @@ class Client:
 
 @dataclass(slots=True)
 class Crowd:
-    """``mark`` is in every message that counts, ``answer`` in what says that a client is subscribed; ``wanted`` messages make a
-    client done (0: none)."""
+    """``mark`` is in every message that counts, ``answer`` in what says that a client is subscribed, ``pings`` in what a server
+    asks for signs of life with; ``wanted`` messages make a client done (0: none)."""
 
     host: str
     port: int
     path: str
     mark: bytes
     answer: bytes
+    pings: bytes
     wanted: int = 0
     receive_bytes: int = 0
     clients: list[Client] = field(default_factory=list)
@@ -108,11 +114,13 @@ class Crowd:
         assert b" 101 " in client.tail, client.tail
         client.upgraded, client.tail = True, client.tail.partition(b"\r\n\r\n")[2]
         for message in client.say:
-            client.socket.send(frame(message))
+            client.socket.send(frame(message.encode()))
 
     def _count(self, client: Client, data: bytes) -> None:
         keep = len(self.mark) - 1
         joined = client.tail[-keep:] + data if client.subscribed and client.tail else data
+        if self.pings in joined:
+            self._answer(client, joined)
         found = joined.count(self.mark)
         client.tail = joined[-keep:]
         client.count += found
@@ -124,6 +132,11 @@ class Crowd:
             said = data[at + len(_TIME) : at + len(_TIME) + 19]
             if len(said) == 19 and said.isdigit():
                 self.latencies_ns.append(time.time_ns() - int(said))
+
+    def _answer(self, client: Client, data: bytes) -> None:
+        for ping in PING.finditer(data):
+            payload, text = ping.groups()
+            client.socket.send(frame(text) if text else frame(payload, 0x8A))
 
     def _close(self, client: Client) -> None:
         client.closed = True
@@ -148,7 +161,8 @@ def main() -> None:
     """Follow the lines of the input: ``count``, ``report``, ``stop N``; the end of it is the end."""
     wanted: dict[str, Any] = json.loads(sys.argv[1])
     says = wanted.pop("says")
-    crowd = Crowd(**{k: v.encode() if k in {"mark", "answer"} else v for k, v in wanted.items()})
+    marks = {name: wanted.pop(name).encode("latin-1") for name in ("mark", "answer", "pings")}
+    crowd = Crowd(**marks, **wanted)
     began = time.perf_counter()
     crowd.connect(says)
     while not all(client.subscribed or client.closed for client in crowd.clients):

@@ -12,7 +12,7 @@ import socket
 import sys
 import tempfile
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,7 @@ RATE_EACH = 1_000
 RATE_OWN = 60  # a stream; of 1,000 clients that is 60,000 a second
 BEHIND = 1_000
 STOPPED_S = 7.0
+RATE_STOPPED, READERS = 60_000, 50  # messages a second in all, as many as all can take while they read
 APEX_MARK, CENTRIFUGO_MARK = '"type":"stream_update"', '"pub":{'
 
 
@@ -49,6 +50,7 @@ class Server:
     path: str
     mark: str
     answer: str
+    pings: str
     says: Callable[[str], list[str]]
 
     def crowd(self, streams: list[str], **more: Any) -> dict[str, Any]:
@@ -58,6 +60,7 @@ class Server:
             "path": self.path,
             "mark": self.mark,
             "answer": self.answer,
+            "pings": self.pings,
             "says": [self.says(stream) for stream in streams],
             **more,
         }
@@ -116,7 +119,6 @@ async def relay(
     """What ``clients`` get while ``streams`` are written: a row of the table."""
     if server.name == "ApexStream":
         await submit(bootstrap, streams)
-    idle = usage_of(server.pid).rss_mb
     async with process("crowd", server.crowd(clients)) as crowd:
         await crowd.hear()
         await asyncio.sleep(1)
@@ -137,12 +139,11 @@ async def relay(
         (after.cpu_s - connected.cpu_s) * 1e6 / max(1, heard["counted"]),
         heard["p50"],
         heard["p99"],
-        (connected.rss_mb - idle) * 1024 / len(clients),
         heard["closed"],
     ]
 
 
-HEADER = ["", "written", "delivered", "deliveries/s", "CPU µs each", "p50 ms", "p99 ms", "KB a client", "closed"]
+HEADER = ["", "written", "delivered", "deliveries/s", "CPU µs each", "p50 ms", "p99 ms", "closed"]
 """The first two are shares of what was offered."""
 
 
@@ -162,6 +163,27 @@ async def one_each(servers: list[Server], bootstrap: str, clients: int) -> str:
         flood = {"rate": RATE_OWN * clients, "seconds": SECONDS, "run": 4 if server.name == "ApexStream" else 1}
         rows.append(await relay(server, bootstrap, topic, streams, streams, flood))
     return table(f"{clients} clients with a stream each, {RATE_OWN * clients} messages a second in all", HEADER, rows)
+
+
+async def idle(servers: list[Server], bootstrap: str, clients: int) -> str:
+    """What a connection costs that waits for a stream. The first ones also pay for code that never ran before, and for memory
+    that a process asks for in large pieces; so what counts is what many more cost."""
+    rows = []
+    for server in servers:
+        if server.name == "ApexStream":
+            await submit(bootstrap, ["idle"])
+        used = [usage_of(server.pid).rss_mb]
+        crowds = [clients // 4, 2 * clients]
+        async with AsyncExitStack() as stack:
+            for count in crowds:
+                await asyncio.sleep(2)  # for more newcomers at once the gateway has no room
+                crowd = await stack.enter_async_context(process("crowd", server.crowd(["idle"] * count)))
+                await crowd.hear()
+                await asyncio.sleep(1)
+                used.append(usage_of(server.pid).rss_mb)
+        rows.append([server.name, *((used[at + 1] - used[at]) * 1024 / count for at, count in enumerate(crowds))])
+    header = ["", f"KB each of the first {crowds[0]}", f"KB each of {crowds[1]} more"]
+    return table("Idle connections", header, rows)
 
 
 async def storm(server: Server, bootstrap: str, clients: int) -> str:
@@ -202,10 +224,11 @@ async def stopped(server: Server, bootstrap: str, clients: int) -> str:
         name = f"stop{count}"
         await submit(bootstrap, [name])
         tiny = server.crowd([name] * count, receive_bytes=4096)
-        others = server.crowd([name] * 50)
+        others = server.crowd([name] * READERS)
         async with process("crowd", tiny) as stopping, process("crowd", others) as reading:
             await asyncio.gather(stopping.hear(), reading.hear())
-            flood = Flood(bootstrap, "apex.chunks", [name], RATE_EACH, 14.0, pad=800)
+            rate = RATE_STOPPED // (count + READERS)
+            flood = Flood(bootstrap, "apex.chunks", [name], rate, 14.0, pad=800)
             pouring = asyncio.create_task(pour(flood))
             await asyncio.sleep(2)
             await reading.say("count")
@@ -232,7 +255,11 @@ async def stopped(server: Server, bootstrap: str, clients: int) -> str:
         "ratio p99",
         "others closed",
     ]
-    return table("Clients that stop reading, 1,000 messages of 900 bytes a second, 50 others", header, rows)
+    return table(
+        f"Clients that stop reading, {RATE_STOPPED} messages of 900 bytes a second in all, {READERS} others",
+        header,
+        rows,
+    )
 
 
 def descriptors(pid: int) -> int:
@@ -280,7 +307,7 @@ async def centrifugo(binary: str, bootstrap: str, home: Path) -> AsyncIterator[S
                 break
         await asyncio.sleep(5)  # its consumer group
         yield Server(
-            "Centrifugo", running.pid, port, "/connection/websocket", CENTRIFUGO_MARK, '"subscribe":{',
+            "Centrifugo", running.pid, port, "/connection/websocket", CENTRIFUGO_MARK, '"subscribe":{', "\x81\x02{}",
             lambda stream: ['{"id":1,"connect":{}}\n' + json.dumps({"id": 2, "subscribe": {"channel": stream}})],
         )  # fmt: skip
     finally:
@@ -304,12 +331,16 @@ async def run(clients: int = 1_000) -> str:
         await gateway.start()
         assert gateway.process is not None
         apex = Server(
-            "ApexStream", gateway.process.pid, gateway.port, "/stream", APEX_MARK, '"type":"subscribed"',
+            "ApexStream", gateway.process.pid, gateway.port, "/stream", APEX_MARK, '"type":"subscribed"', "\x89",
             lambda stream: [f'{{"type":"subscribe","id":1,"stream_id":"{stream}"}}'],
         )  # fmt: skip
         try:
             async with servers(apex, bootstrap, folder) as both:
-                tables = [await one_for_all(both, bootstrap, clients), await one_each(both, bootstrap, clients)]
+                tables = [
+                    await idle(both, bootstrap, clients),
+                    await one_for_all(both, bootstrap, clients),
+                    await one_each(both, bootstrap, clients),
+                ]
             tables.append(await storm(apex, bootstrap, clients))
             tables.append(await stopped(apex, bootstrap, clients))
             return "\n".join(tables)

@@ -299,6 +299,20 @@ async def test_a_ticket_reads_once_and_makes_no_other_ticket(apex: Apex) -> None
         assert (await bare.post("/tickets", params={"ticket": second})).status_code == 401
 
 
+async def test_a_ticket_is_good_once_among_all_gateways(apex: Apex) -> None:
+    other: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+    stop = asyncio.Event()
+    serving = asyncio.create_task(apexstream.gateway.build.serve(apex.settings, ready=other.set_result, stop=stop))
+    async with asyncio.timeout(60), acts(apex, "read") as http, nobody(apex) as here:
+        async with httpx.AsyncClient(base_url=await other) as there:
+            ticket = (await http.post("/tickets")).json()["ticket"]
+            shown = [each.get("/tasks", params={"ticket": ticket}) for each in (here, there) * 3]
+            answers = [answer.status_code for answer in await asyncio.gather(*shown)]
+        stop.set()
+        await serving
+    assert sorted(answers) == [200, 401, 401, 401, 401, 401]
+
+
 async def test_b33_a_socket_is_warned_renewed_and_closed_in_the_end(apex: Apex, monkeypatch) -> None:
     monkeypatch.setattr(passes, "GRACE_S", 0.3)
     monkeypatch.setattr(passes, "EXPIRING_S", 1.5)

@@ -15,6 +15,16 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 ROOT = Path(__file__).parents[2]
 TIME_S_MAX = 600
+HOOKS = "tests.support.schemathesis_hooks"
+ENDLESS = {
+    ("GET", "/streams/{task_id}/events"),
+    ("GET", "/streams/{task_id}/view"),
+    ("GET", "/streams/{task_id}/ui-messages"),
+    ("GET", "/streams/{task_id}/ag-ui"),
+    ("GET", "/chat/{plugin}/{action}/{chat_id}/stream"),
+    ("POST", "/chat/{plugin}/{action}"),
+    ("POST", "/ag-ui/{plugin}/{action}"),
+}
 ISSUER = Issuer()
 
 
@@ -27,8 +37,8 @@ async def apex(kafka: str, tmp_path_factory: pytest.TempPathFactory) -> AsyncIte
 async def test_every_described_operation_answers_as_its_document_says(
     apex: Apex, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
-    document = (await apex.http.get("/openapi.json")).json()
-    assert len(document["paths"]) >= 18
+    finished = await apex.submit("count", n=2)
+    await apex.follow(finished)
     examples = request.config.getoption("--http-examples")
     options = {
         "--header": f"Authorization: {apex.http.headers['authorization']}",
@@ -46,7 +56,7 @@ async def test_every_described_operation_answers_as_its_document_says(
         "--generation-deterministic",
         "--no-shrink",
         "--no-color",
-        env={**os.environ, "SCHEMATHESIS_HOOKS": "tests.support.schemathesis_hooks", "PYTHONPATH": str(ROOT)},
+        env={**os.environ, "SCHEMATHESIS_HOOKS": HOOKS, "APEX_FINISHED_STREAM": finished, "PYTHONPATH": str(ROOT)},
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
         cwd=tmp_path,
@@ -61,15 +71,27 @@ async def test_every_described_operation_answers_as_its_document_says(
     assert process.returncode == 0, report.decode()[-8_000:]
 
 
-async def test_every_route_but_the_streaming_ones_is_described(apex: Apex) -> None:
+async def test_what_is_described_is_there_each_under_a_name_of_its_own(apex: Apex) -> None:
     document = (await apex.http.get("/openapi.json")).json()
-    described = {(method.upper(), path) for path, methods in document["paths"].items() for method in methods}
+    described = {(method.upper(), path): each for path, of in document["paths"].items() for method, each in of.items()}
     for method, path in described:
         answer = await apex.http.request("OPTIONS", path.replace("{", "").replace("}", ""))
         assert answer.status_code == 405
         assert method in answer.headers["allow"].split(", ")
     assert ("PATCH", "/tasks/{task_id}") in described
     assert ("POST", "/graphs") in described
+    assert len({each["operationId"] for each in described.values()}) == len(described)
+
+
+async def test_answers_that_go_on_with_a_stream_are_described_as_such(apex: Apex) -> None:
+    document = (await apex.http.get("/openapi.json")).json()
+    streaming = {
+        (method.upper(), path)
+        for path, of in document["paths"].items()
+        for method, each in of.items()
+        if "text/event-stream" in each["responses"].get("200", {}).get("content", {})
+    }
+    assert streaming == ENDLESS
 
 
 @pytest.mark.parametrize(

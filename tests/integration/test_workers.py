@@ -1,6 +1,7 @@
 """Several processes on one port: they share the clients, one that dies is replaced, and all say goodbye."""
 
 import asyncio
+import contextlib
 import signal
 from pathlib import Path
 from typing import Any
@@ -8,16 +9,20 @@ from typing import Any
 import httpx
 import msgspec
 import psutil
+import pytest
 import websockets
 from prometheus_client.parser import text_string_to_metric_families
 from tests.support.archive import rig
 from tests.support.gateways import GatewayProcess, gateways
 from tests.support.streams import CODEC, NOW_US, Author, append, numbered
 from tests.support.system import free_ports
+from websockets.exceptions import InvalidStatus
 
 from apexstream.core.events import TaskSubmitted
 
 CLIENTS = 24
+SOCKETS_MAX = 24  # of each worker
+TRIES_MAX = 1_000
 
 
 def workers_of(gateway: GatewayProcess) -> set[int]:
@@ -41,9 +46,25 @@ async def viewer(url: str) -> websockets.ClientConnection:
     return socket
 
 
+async def fill(url: str, count: int) -> list[websockets.ClientConnection]:
+    """So many more viewers, wherever the kernel sends them: a worker that is full refuses."""
+    made: list[websockets.ClientConnection] = []
+    for _ in range(TRIES_MAX):
+        with contextlib.suppress(InvalidStatus):
+            made.append(await viewer(url))
+        if len(made) == count:
+            return made
+    raise AssertionError(f"after {TRIES_MAX} tries {len(made)} of {count} are connected")
+
+
 async def test_workers_share_clients_are_replaced_and_say_goodbye(kafka: str, topic_prefix: str, tmp_path: Path):
     (metrics_port,) = free_ports(1)
-    settings = {"APEX_GATEWAY_WORKERS": "2", "APEX_METRICS_PORT": str(metrics_port)}
+    settings = {
+        "APEX_GATEWAY_WORKERS": "2",
+        "APEX_METRICS_PORT": str(metrics_port),
+        "APEX_SOCKETS_MAX": str(SOCKETS_MAX),
+        "APEX_SOCKETS_PER_S": "1000",
+    }
     async with (
         rig(kafka, topic_prefix) as made,
         gateways(1, kafka, topic_prefix, tmp_path, **settings) as (gateway,),
@@ -65,6 +86,12 @@ async def test_workers_share_clients_are_replaced_and_say_goodbye(kafka: str, to
             shown = await metrics(metrics_port, "apexstream_gateway_viewers")
             assert sum(shown.values()) == CLIENTS
             assert shown.keys() == {"0", "1"}
+
+            others = await fill(gateway.url, 2 * SOCKETS_MAX - CLIENTS)  # each worker counts for itself
+            for _ in range(10):
+                with pytest.raises(InvalidStatus, match="503"):
+                    await viewer(gateway.url)
+            await asyncio.gather(*(other.close() for other in others))
 
             victim = min(before)
             psutil.Process(victim).send_signal(signal.SIGKILL)

@@ -124,23 +124,30 @@ def test_what_no_browser_sends_is_no_origin(text: str) -> None:
         read_origins(text)
 
 
+class NoUses:
+    """Tickets are not used here."""
+
+    async def use(self, nonce: str, until_s: float) -> None:
+        raise AssertionError(nonce)
+
+
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "10.0.0.7", "apex.example"])
 async def test_a_gateway_that_others_reach_refuses_to_start_without_keys(host: str) -> None:
     with pytest.raises(InvalidConfiguration, match="no keys to tell them apart") as refused:
-        await make_access(Settings(host=host), SystemClock(), b"k")
+        await make_access(Settings(host=host), SystemClock(), b"k", NoUses())
     assert refused.value.where == "APEX_AUTH_KEYS"
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1", "localhost"])
 async def test_a_gateway_that_only_this_machine_reaches_may_be_open(host: str) -> None:
-    await make_access(Settings(host=host), SystemClock(), b"k")
+    await make_access(Settings(host=host), SystemClock(), b"k", NoUses())
 
 
 async def test_keys_that_cannot_be_read_keep_the_gateway_from_starting(tmp_path) -> None:
     with pytest.raises(InvalidConfiguration, match="cannot be read"):
-        await make_access(Settings(auth_keys=str(tmp_path / "none")), SystemClock(), b"k")
+        await make_access(Settings(auth_keys=str(tmp_path / "none")), SystemClock(), b"k", NoUses())
     path = Issuer().publish(tmp_path / "jwks.json")
-    await make_access(Settings(auth_keys=path, host="0.0.0.0"), SystemClock(), b"k")
+    await make_access(Settings(auth_keys=path, host="0.0.0.0"), SystemClock(), b"k", NoUses())
 
 
 # A socket's leave.

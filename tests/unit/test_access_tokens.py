@@ -1,21 +1,18 @@
-"""Tokens, keys and tickets: what is accepted, and with which word everything else is refused."""
+"""Tokens and keys: what is accepted, and with which word everything else is refused."""
 
 import asyncio
 import json
-import math
 from dataclasses import dataclass, field
 
 import pytest
 from tests.support.forgeries import FORGERIES, RSA_KID
 from tests.support.tokens import Issuer, rsa_jwk, rsa_key
 
-from apexstream.core.errors import InvalidConfiguration, LimitReached, Unavailable
-from apexstream.gateway.access import tickets as tickets_module
+from apexstream.core.errors import InvalidConfiguration, Unavailable
 from apexstream.gateway.access.build import policy_of
 from apexstream.gateway.access.issue import public_jwk
 from apexstream.gateway.access.keys import STALE_S_MAX, UNKNOWN_KEY_S, KeyRing, load_from, read_keys
 from apexstream.gateway.access.principal import OPEN, Principal, Verb, read_scopes, sees
-from apexstream.gateway.access.tickets import TICKET_S, Tickets
 from apexstream.gateway.access.tokens import TokenPolicy, TokenRefused, kid_of, read_token
 from apexstream.runtime.clock import SystemClock
 from apexstream.runtime.settings import Settings
@@ -280,51 +277,3 @@ def test_tenants_own_their_own_and_nobody_owns_what_is_unknown() -> None:
     assert [sees("acme", owner) for owner in ("acme", "evil", "", None)] == [True, False, False, False]
     assert [sees(OPEN.tenant, owner) for owner in ("acme", "", None)] == [True, True, False]
     assert OPEN.home == ""
-
-
-# Tickets.
-
-
-def test_a_ticket_is_good_once_for_the_same_origin_and_not_for_long() -> None:
-    tickets = Tickets(b"k" * 32)
-    alice = Principal(subject="alice", tenant="acme", scopes=read_scopes(["read:a-*"]), expires=5_000.0)
-
-    def mint(nonce: str) -> str:
-        return tickets.mint(alice, "https://page.example", nonce=nonce, now_s=100.0)
-
-    first = mint("1")
-    assert tickets.redeem(first, "https://page.example", now_s=101.0) == alice
-    with pytest.raises(TokenRefused, match="used"):
-        tickets.redeem(first, "https://page.example", now_s=102.0)
-    with pytest.raises(TokenRefused, match="audience"):
-        tickets.redeem(mint("2"), "https://evil.example", now_s=101.0)
-    with pytest.raises(TokenRefused, match="expired"):
-        tickets.redeem(mint("3"), "https://page.example", now_s=100.0 + TICKET_S)
-
-
-def test_any_gateway_with_the_secret_takes_a_ticket_and_no_other() -> None:
-    ticket = Tickets(b"k" * 32).mint(OPEN, "", nonce="1", now_s=100.0)
-    assert Tickets(b"k" * 32).redeem(ticket, "", now_s=101.0) == OPEN
-    assert math.isinf(OPEN.expires)
-    with pytest.raises(TokenRefused, match="signature"):
-        Tickets(b"x" * 32).redeem(ticket, "", now_s=101.0)
-
-
-@pytest.mark.parametrize("junk", ["", "é", "AAAA", "A" * 100_000, "!" * 40])
-def test_what_is_no_ticket_is_refused(junk: str) -> None:
-    with pytest.raises(TokenRefused):
-        Tickets(b"k").redeem(junk, "", now_s=0.0)
-
-
-def test_only_so_many_used_tickets_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tickets_module, "USED_MAX", 3)
-    tickets = Tickets(b"k")
-
-    def use(nonce: str, now_s: float) -> None:
-        tickets.redeem(tickets.mint(OPEN, "", nonce=nonce, now_s=now_s), "", now_s=now_s)
-
-    for nonce in "abc":
-        use(nonce, 1.0)
-    with pytest.raises(LimitReached):
-        use("d", 1.0)
-    use("e", 1.0 + TICKET_S)

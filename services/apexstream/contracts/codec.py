@@ -38,6 +38,7 @@ from apexstream.core.events import (
     StreamState,
     TaskEvent,
     TaskSubmitted,
+    TicketUsed,
     WindowStats,
 )
 
@@ -62,6 +63,7 @@ SUBJECTS: Final[Mapping[type[Event], str]] = {
     Pipeline: "pipeline",
     PipelineRow: "pipeline-row",
     WindowStats: "window-stats",
+    TicketUsed: "ticket-used",
 }
 _SINGLE_OBJECT = b"\xc3\x01"
 _CONFLUENT = b"\x00"

@@ -396,6 +396,14 @@ class CoordinationAct(StrEnum):
     PUT = "put"
 
 
+class TicketUsed(Event, frozen=True, kw_only=True):
+    """A one-time ticket was shown. On ``apex.tickets``, keyed by its nonce: of several uses of one nonce the first counts."""
+
+    nonce: str
+    use: str
+    until_us: int
+
+
 class CoordinationEvent(Event, frozen=True, kw_only=True):
     """Something that a task did to its scope. On ``apex.coordination``, keyed by the scope (``core.coordination``).
 

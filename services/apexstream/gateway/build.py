@@ -18,6 +18,7 @@ from apexstream.core.events import Event
 from apexstream.core.ids import new_id
 from apexstream.gateway.access.build import make_access
 from apexstream.gateway.access.patience import PatientHttp
+from apexstream.gateway.access.uses import LoggedUses
 from apexstream.gateway.app import make_app
 from apexstream.gateway.commands import COMMAND_BYTES_MAX
 from apexstream.gateway.control import Control
@@ -75,7 +76,13 @@ async def serve_one(
     """Serve in this process; ``shared``: the port is also other workers'."""
     clock, codec, kafka, tiers = SystemClock(), await codec_of(settings), connection(settings), settings.tier_order
     secret = shared_key(settings)
-    access = await make_access(settings, clock, secret)  # first: it may refuse to listen there at all
+    uses = LoggedUses(
+        codec,
+        lambda nonce, used: publish("tickets", nonce, used),  # made below
+        clock,
+        lambda: os.urandom(12).hex(),
+    )
+    access = await make_access(settings, clock, secret, uses)  # first: it may refuse to listen there at all
     listener = listen(settings.host, settings.port, shared=shared)
     name, keys = settings.instance_name("gateway"), key_provider(settings)
     topics = {
@@ -88,6 +95,7 @@ async def serve_one(
             "dead-letters",
             "pipelines",
             "paths",
+            "tickets",
         )
     }
     async with (
@@ -152,6 +160,7 @@ async def serve_one(
                 topics["task-events"]: registry.on_task_events,
                 topics["dead-letters"]: registry.on_dead_letters,
                 topics["pipelines"]: pipelines.on_pipelines,
+                topics["tickets"]: uses.on_records,
                 settings.topic("runners"): registry.on_runners,
                 settings.topic("queue"): registry.order.on_queue_state,
             },

@@ -18,11 +18,22 @@ from starlette.routing import BaseRoute, Route
 from apexstream.core.errors import ApexError, InvalidRequest
 from apexstream.gateway.access import Verb, principal_of
 from apexstream.gateway.commands import check_place
-from apexstream.gateway.cursors import StreamCursors
+from apexstream.gateway.cursors import CURSOR_CHARACTERS_MAX, StreamCursors
 from apexstream.gateway.messages import refused
+from apexstream.gateway.openapi import operation
 from apexstream.gateway.parts import Parts
 from apexstream.gateway.reader import Delivery, Reader, Stopped, reading
-from apexstream.gateway.streamed import BEAT_S, HEADERS, Place, Streamed, begin, next_delivery, query_of
+from apexstream.gateway.streamed import (
+    AS_EVENTS,
+    BEAT_S,
+    HEADERS,
+    PLACES,
+    Place,
+    Streamed,
+    begin,
+    next_delivery,
+    query_of,
+)
 from apexstream.gateway.tasks import path_id
 from apexstream.gateway.viewed import Lines, event
 from apexstream.runtime import meters
@@ -43,6 +54,12 @@ class Events:
         """Where it is."""
         return [Route("/streams/{task_id}/events", self.events)]
 
+    @operation(
+        {200: AS_EVENTS, 204: None},
+        query=PLACES,
+        headers={"Last-Event-ID": {"type": "string", "maxLength": CURSOR_CHARACTERS_MAX}},
+        refusals=(400, 410),
+    )
     async def events(self, request: Request) -> Response:
         """``GET /streams/{id}/events``: from a place on to the end. 204 behind it: then a browser does not come back."""
         parts, stream_id, principal = self._parts, path_id(request), principal_of(request)

@@ -194,10 +194,10 @@ class Pipelines:
     def routes(self) -> list[BaseRoute]:
         """Where they are."""
         return [
-            Route("/pipelines", self.submit, methods=["POST"]),
-            Route("/pipelines", self.list),
-            Route("/pipelines/{pipeline_id}", self.show),
-            Route("/pipelines/{pipeline_id}", self.cancel, methods=["DELETE"]),
+            Route("/pipelines", self.submit, methods=["POST"], name="submit_pipeline"),
+            Route("/pipelines", self.list, name="pipelines"),
+            Route("/pipelines/{pipeline_id}", self.show, name="pipeline"),
+            Route("/pipelines/{pipeline_id}", self.cancel, methods=["DELETE"], name="cancel_pipeline"),
         ]
 
     @operation({202: PipelineInfo, 200: PipelineInfo}, body=PipelineBody, refusals=(400, 404, 409, 413, 422))

@@ -90,7 +90,7 @@ class Statistics:
 
     def routes(self) -> list[BaseRoute]:
         """Where they are."""
-        return [Route("/stats", self.stats), Route("/stats/actions", self.actions)]
+        return [Route("/stats", self.stats), Route("/stats/actions", self.actions, name="stats_of_actions")]
 
     @operation({200: StatsOverview})
     async def actions(self, request: Request) -> Response:

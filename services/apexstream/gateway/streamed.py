@@ -15,12 +15,13 @@ from apexstream.core.errors import Unavailable
 from apexstream.core.fold import UNTOLD
 from apexstream.gateway.commands import Cursor, FromSeq, Rate, Tail, TimeUs
 from apexstream.gateway.cursors import Cursors, Position
+from apexstream.gateway.openapi import EVENTS, Streaming, parameters_of
 from apexstream.gateway.reader import Delivery, Reader
 from apexstream.gateway.subscription import FromTail, FromTime, Start
 
 BEAT_S: Final = 15.0
 BEGIN_S_MAX: Final = 30.0  # until a stream that exists can be read
-EVENTS: Final = "text/event-stream"
+AS_EVENTS: Final = Streaming((EVENTS,))
 HEADERS: Final = {"cache-control": "no-store", "x-accel-buffering": "no", "x-content-type-options": "nosniff"}
 
 
@@ -46,6 +47,10 @@ class Place(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         if self.from_time is not None:
             return FromTime(self.from_time)
         return Position(self.from_seq or 0, UNTOLD)
+
+
+PLACES: Final = parameters_of(Place)
+"""The parameters of a place, for a document."""
 
 
 def query_of(request: Request) -> dict[str, Any]:
@@ -78,14 +83,19 @@ class Streamed(StreamingResponse):
                     await super().__call__(scope, receive, send)
 
 
-async def begin(reader: Reader, first_s: float) -> Delivery | None:
-    """What comes first of a stream that exists, so that what is wrong with it can be answered with a status; after ``first_s``
-    an empty delivery. Raises what reading fails with."""
+async def readable(reader: Reader) -> None:
+    """Wait for the beginning of a stream that exists, so that what is wrong with it can be answered with a status. Raises what
+    reading fails with."""
     try:
         async with asyncio.timeout(BEGIN_S_MAX):
             await reader.begun()
     except TimeoutError:
         raise Unavailable("the stream could not be read in time", hint="Read again") from None
+
+
+async def begin(reader: Reader, first_s: float) -> Delivery | None:
+    """What comes first of a stream that is :func:`readable`; after ``first_s`` an empty delivery."""
+    await readable(reader)
     return await next_delivery(reader, first_s)
 
 

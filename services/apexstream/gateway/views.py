@@ -18,14 +18,16 @@ from apexstream.core.errors import ApexError, InvalidRequest
 from apexstream.core.views import read_view
 from apexstream.gateway.access import Verb, principal_of
 from apexstream.gateway.commands import check_place
-from apexstream.gateway.cursors import StreamCursors
+from apexstream.gateway.cursors import CURSOR_CHARACTERS_MAX, StreamCursors
 from apexstream.gateway.messages import refused
+from apexstream.gateway.openapi import EVENTS, Streaming, operation, parameters_of
 from apexstream.gateway.parts import Parts
 from apexstream.gateway.reader import Delivery, Reader, reading
-from apexstream.gateway.streamed import BEAT_S, EVENTS, HEADERS, Place, Streamed, next_delivery, query_of
+from apexstream.gateway.streamed import BEAT_S, HEADERS, Place, Streamed, next_delivery, query_of
 from apexstream.gateway.tasks import path_id
 from apexstream.gateway.viewed import Lines, Viewed, event
 
+LINES = "application/x-ndjson"
 LIFETIME_S = 60.0  # of a live answer; then the client comes back, and shows a token that still holds
 
 
@@ -53,6 +55,12 @@ class Views:
         """Where it is."""
         return [Route("/streams/{task_id}/view", self.view)]
 
+    @operation(
+        {200: Streaming((LINES, EVENTS)), 204: None},
+        query=parameters_of(_Query),
+        headers={"Last-Event-ID": {"type": "string", "maxLength": CURSOR_CHARACTERS_MAX}},
+        refusals=(400, 404, 410, 422),
+    )
     async def view(self, request: Request) -> Response:
         """``GET /streams/{id}/view``: what a filter or a mapping makes of a stream, from any place in it."""
         stream_id, principal = path_id(request), principal_of(request)
@@ -82,7 +90,7 @@ class Views:
                 return Response(None, 204, HEADERS)  # nothing follows this cursor, ever: who asks need not come back
             cursors = self._parts.cursors.of(stream_id, view.name)
             answer = _Answer(reader, stream_id, cursors, events=events, until_s=until_s if query.live else math.inf)
-            media_type = EVENTS if events else "application/x-ndjson"
+            media_type = EVENTS if events else LINES
             return Streamed(answer.body(first), stack.pop_all(), media_type=media_type)
 
 
@@ -130,15 +138,16 @@ class _Answer:
 
 
 def _query(request: Request, *, events: bool) -> _Query:
-    given = query_of(request)
+    given, last = query_of(request), request.headers.get("last-event-id") if events else None
     if events:
         given["live"] = True  # that is what events are for
-        given |= {"cursor": last} if (last := request.headers.get("last-event-id")) else {}
+    if last:
+        given["cursor"] = last
     try:
         query = msgspec.convert(given, _Query, strict=False)
     except msgspec.ValidationError as problem:
         hint = "view, live, rate, and one of cursor, from_seq, tail, from_time"
         raise InvalidRequest(str(problem), where="query", hint=hint) from None
-    if "last-event-id" not in request.headers:
+    if not last:
         check_place(query, "query")
     return query

@@ -9,7 +9,7 @@ from apexstream.gateway.access.keys import ALGORITHMS, KeyRing, load_from
 from apexstream.gateway.access.limits import Admission, Bucket, Connections, UserBuckets
 from apexstream.gateway.access.origins import Origins, is_loopback, read_origins
 from apexstream.gateway.access.principal import Principal
-from apexstream.gateway.access.tickets import Tickets
+from apexstream.gateway.access.tickets import Tickets, Uses
 from apexstream.gateway.access.tokens import TokenPolicy, kid_of, read_token
 from apexstream.runtime.clock import Clock
 from apexstream.runtime.settings import Settings
@@ -32,9 +32,12 @@ class TokenVerifier:
         return read_token(token, key, self._policy, self._clock.now_us() / 1e6)
 
 
-async def make_access(settings: Settings, clock: Clock, secret: bytes) -> Access:
-    """The access that ``settings`` ask for; ``secret`` is shared by all gateways. Raises :class:`InvalidConfiguration` for a
-    gateway that others reach and that would ask nobody who they are, and for keys that cannot be used."""
+async def make_access(settings: Settings, clock: Clock, secret: bytes, uses: Uses) -> Access:
+    """The access that ``settings`` ask for; ``secret`` and ``uses`` of tickets are shared by all gateways.
+
+    Raises :class:`InvalidConfiguration` for a gateway that others reach and that would ask nobody who they are, and for keys
+    that cannot be used.
+    """
     keys = settings.auth_keys
     if not keys and not is_loopback(settings.host):
         raise InvalidConfiguration(
@@ -44,7 +47,7 @@ async def make_access(settings: Settings, clock: Clock, secret: bytes) -> Access
         )
     return Access(
         verify=await _verifier(settings, clock) if keys else None,
-        tickets=Tickets(secret),
+        tickets=Tickets(secret, uses),
         origins=Origins(allowed=read_origins(settings.origins), loopback_only=not keys),
         connections=Connections(settings.user_connections_max),
         submissions=UserBuckets(settings.user_submissions_per_s, settings.user_submissions_per_s * BURST_S),

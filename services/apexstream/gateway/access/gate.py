@@ -69,7 +69,7 @@ class Access:
         scheme, _, token = headers.get("authorization", "").partition(" ")
         if scheme.lower() == "bearer":
             return await self._verify(token.strip())
-        return self._redeem(ticket, headers.get("origin", "")) if ticket else None
+        return await self._redeem(ticket, headers.get("origin", "")) if ticket else None
 
     def ticket(self, principal: Principal, headers: Headers) -> str:
         """A one-time ticket for ``principal``, good for pages of the same Origin."""
@@ -130,10 +130,10 @@ class Access:
     async def _prove(self, token: str, ticket: str, origin: str) -> Principal:
         if self._verify is None:
             return OPEN
-        return await self._verify(token) if token else self._redeem(ticket, origin)
+        return await (self._verify(token) if token else self._redeem(ticket, origin))
 
-    def _redeem(self, ticket: str, origin: str) -> Principal:
-        return self._tickets.redeem(ticket, origin, now_s=self._clock.now_us() / 1e6)
+    async def _redeem(self, ticket: str, origin: str) -> Principal:
+        return await self._tickets.redeem(ticket, origin, now_s=self._clock.now_us() / 1e6)
 
 
 class Guard:

@@ -1,7 +1,7 @@
 """One-time tickets: what a browser shows in place of a token where it can set no header, and where a token must not be seen.
 
-A ticket is good for ``TICKET_S`` from the same Origin, and once in this process. It carries its principal, signed with the
-secret that all gateways share, so any of them takes it; that two gateways take the same one within its time is possible.
+A ticket is good for ``TICKET_S`` from the same Origin, and once. It carries its principal, signed with the secret that all
+gateways share, so any of them takes it; which of two showings came first the log says (:mod:`apexstream.gateway.access.uses`).
 """
 
 import base64
@@ -9,17 +9,14 @@ import binascii
 import hashlib
 import hmac
 import math
-from collections import OrderedDict
-from typing import Final
+from typing import Final, Protocol
 
 import msgspec
 
-from apexstream.core.errors import LimitReached
 from apexstream.gateway.access.principal import Principal, read_scopes
 from apexstream.gateway.access.tokens import TOKEN_BYTES_MAX, TokenRefused
 
 TICKET_S: Final = 30.0
-USED_MAX: Final = 100_000  # tickets of the last TICKET_S that are remembered as used
 _TAG_BYTES: Final = 16
 _PERSON: Final = b"apex-ticket"
 
@@ -34,12 +31,19 @@ class _Words(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields
     expires: float | None  # None: never
 
 
-class Tickets:
-    """Makes and takes tickets. ``secret`` is shared by all gateways, at most 64 bytes."""
+class Uses(Protocol):
+    """Which tickets were used."""
 
-    def __init__(self, secret: bytes) -> None:
+    async def use(self, nonce: str, until_s: float) -> None:
+        """Use the ticket of this nonce, which expires at ``until_s``. Raises :class:`TokenRefused` if it was used before."""
+
+
+class Tickets:
+    """Makes and takes tickets. ``secret`` is shared by all gateways, at most 64 bytes, and so are ``uses``."""
+
+    def __init__(self, secret: bytes, uses: Uses) -> None:
         self._secret = secret
-        self._used: OrderedDict[str, float] = OrderedDict()
+        self._uses = uses
 
     def mint(self, principal: Principal, origin: str, *, nonce: str, now_s: float) -> str:
         """A ticket for ``principal``, to be shown by a page of ``origin`` (empty: by no page)."""
@@ -55,15 +59,15 @@ class Tickets:
         body = msgspec.json.encode(words)
         return base64.urlsafe_b64encode(self._tag(body) + body).decode().rstrip("=")
 
-    def redeem(self, ticket: str, origin: str, *, now_s: float) -> Principal:
-        """Whose ticket it is; it is used up. Raises :class:`TokenRefused`."""
+    async def redeem(self, ticket: str, origin: str, *, now_s: float) -> Principal:
+        """Whose ticket it is; it is used up. Raises :class:`TokenRefused`, and what ``uses`` does."""
         words = self._read(ticket)
         expires = math.inf if words.expires is None else words.expires
         if words.until <= now_s or expires <= now_s:
             raise TokenRefused("expired")
         if words.origin != origin:
             raise TokenRefused("audience")
-        self._use(words, now_s)
+        await self._uses.use(words.nonce, words.until)
         return Principal(subject=words.subject, tenant=words.tenant, scopes=read_scopes(words.scopes), expires=expires)
 
     def _read(self, ticket: str) -> _Words:
@@ -77,15 +81,6 @@ class Tickets:
         if not hmac.compare_digest(tag, self._tag(body)):
             raise TokenRefused("signature")
         return msgspec.json.decode(body, type=_Words)
-
-    def _use(self, words: _Words, now_s: float) -> None:
-        if words.nonce in self._used:
-            raise TokenRefused("used")
-        while self._used and next(iter(self._used.values())) <= now_s:
-            self._used.popitem(last=False)
-        if len(self._used) >= USED_MAX:
-            raise LimitReached("too many tickets at once", where="ticket", retry_after_s=TICKET_S)
-        self._used[words.nonce] = words.until
 
     def _tag(self, body: bytes) -> bytes:
         return hashlib.blake2b(body, key=self._secret, digest_size=_TAG_BYTES, person=_PERSON).digest()

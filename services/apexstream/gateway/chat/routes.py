@@ -1,8 +1,7 @@
 """HTTP: a chat's message runs an action, and the answer is its stream. See ``schemas/gateway/PROTOCOL.md``, "Chats"."""
 
-from contextlib import AsyncExitStack
 from hashlib import sha256
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
 import msgspec
 from starlette.requests import Request
@@ -17,22 +16,35 @@ from apexstream.gateway.access import Principal, Verb, principal_of
 from apexstream.gateway.answers import parse, read_body
 from apexstream.gateway.chat.ag_ui import AgUi
 from apexstream.gateway.chat.dialect import Dialect
-from apexstream.gateway.chat.telling import tell
+from apexstream.gateway.chat.telling import answer
 from apexstream.gateway.chat.ui_messages import UiMessages
+from apexstream.gateway.openapi import operation
 from apexstream.gateway.parts import Parts
-from apexstream.gateway.streamed import HEADERS, Streamed
+from apexstream.gateway.streamed import AS_EVENTS, HEADERS
 from apexstream.gateway.submissions import Submissions, SubmitRequest
 from apexstream.gateway.tasks import path_id
 
 ID_CHARACTERS_MAX: Final = 256
 _CHAT_OWN = frozenset({"id", "trigger", "messageId"})  # all else in a chat's body are parameters of the action
+_NAME = Annotated[str, msgspec.Meta(min_length=1, max_length=ID_CHARACTERS_MAX)]
+_READING = (400, 404, 410)
+_SUBMITTING = (400, 404, 409, 410, 413, 422)
+_CHAT_ID = {"type": "string", "minLength": 1, "maxLength": ID_CHARACTERS_MAX, "pattern": "^[^/]+$"}
 
 
-class _RunAgentInput(msgspec.Struct, frozen=True, rename="camel"):
+class ChatRequest(msgspec.Struct, frozen=True):
+    """What ``useChat`` posts; all else in it are parameters of the action."""
+
+    messages: list[Any]
+    id: _NAME | msgspec.UnsetType = msgspec.UNSET
+    trigger: Any = "submit-message"
+
+
+class RunAgentInput(msgspec.Struct, frozen=True, rename="camel"):
     """What ``HttpAgent`` posts. Newer versions may send more."""
 
-    thread_id: str
-    run_id: str
+    thread_id: _NAME
+    run_id: _NAME
     messages: list[Any] = []
     state: Any = None
     tools: list[Any] = []
@@ -51,67 +63,74 @@ class Chats:
         """Where they are."""
         return [
             Route("/chat/{plugin}/{action}", self.chat, methods=["POST"]),
-            Route("/chat/{plugin}/{action}/{chat_id}/stream", self.resume),
-            Route("/ag-ui/{plugin}/{action}", self.run, methods=["POST"]),
+            Route("/chat/{plugin}/{action}/{chat_id}/stream", self.resume, name="resume_chat"),
+            Route("/ag-ui/{plugin}/{action}", self.run, methods=["POST"], name="run_agent"),
             Route("/streams/{task_id}/ui-messages", self.ui_messages),
             Route("/streams/{task_id}/ag-ui", self.ag_ui),
         ]
 
+    @operation({200: AS_EVENTS}, body=ChatRequest, refusals=_SUBMITTING)
     async def chat(self, request: Request) -> Response:
         """``POST /chat/{plugin}/{action}``: what ``useChat`` sends becomes a task, and its stream the answer.
 
         The same message of the same chat is the same task, however often it is sent; regenerating is a task of its own.
         """
         principal_of(request).require(Verb.SUBMIT)
-        body = parse(await read_body(request), dict[str, Any])
-        chat_id, messages = _text(body, "id") if "id" in body else "", body.get("messages")
-        if not isinstance(messages, list):
-            raise InvalidRequest("not a list of messages", where="messages")
+        body = await read_body(request)
+        params = {name: value for name, value in parse(body, dict[str, Any]).items() if name not in _CHAT_OWN}
+        asked = parse(body, ChatRequest)
+        chat_id, messages = asked.id or "", asked.messages
         newest = messages[-1].get("id", "") if messages and isinstance(messages[-1], dict) else ""
-        repeatable = chat_id and newest and body.get("trigger", "submit-message") == "submit-message"
-        params = {name: value for name, value in body.items() if name not in _CHAT_OWN}
+        repeatable = chat_id and newest and asked.trigger == "submit-message"
         key = [chat_id, newest, len(messages)] if repeatable else []
         principal = principal_of(request)
         labels = (_hashed("chat-", principal.home, *_action(request), chat_id),) if chat_id else ()
         task_id = await self._submit(request, params, key=key, labels=labels)
-        return self._told(task_id, principal, UiMessages(task_id))
+        return await self._told(task_id, principal, UiMessages(task_id))
 
+    @operation(
+        {200: AS_EVENTS, 204: None},
+        path={"chat_id": _CHAT_ID},
+        query={"startIndex": {"type": "integer"}},
+        refusals=_READING,
+    )
     async def resume(self, request: Request) -> Response:
         """``GET /chat/{plugin}/{action}/{chat_id}/stream``: the chat's answer that is being written, from its beginning; 204 if
         there is none. With ``startIndex`` the id is that of an answer, of which the reader has so many events."""
         principal, chat_id = principal_of(request), str(request.path_params["chat_id"])
         if (known := request.query_params.get("startIndex")) is not None:
             self._check_readable(check_id(chat_id, "chat_id"), principal)
-            return self._told(chat_id, principal, UiMessages(chat_id, _count(known)))
+            return await self._told(chat_id, principal, UiMessages(chat_id, _count(known)))
         principal.require(Verb.READ)
         newest = self._newest(_hashed("chat-", principal.home, *_action(request), chat_id), principal)
         if newest is None or newest.status.final:
             return Response(None, 204, HEADERS)
         principal.require(Verb.READ, newest.task_id)
-        return self._told(newest.task_id, principal, UiMessages(newest.task_id))
+        return await self._told(newest.task_id, principal, UiMessages(newest.task_id))
 
+    @operation({200: AS_EVENTS}, body=RunAgentInput, refusals=_SUBMITTING)
     async def run(self, request: Request) -> Response:
         """``POST /ag-ui/{plugin}/{action}``: a run of an agent is a task. The same run of the same thread is the same task."""
         principal_of(request).require(Verb.SUBMIT)
-        wanted = parse(await read_body(request), _RunAgentInput)
-        for name, value in (("threadId", wanted.thread_id), ("runId", wanted.run_id)):
-            _check_length(value, name)
+        wanted = parse(await read_body(request), RunAgentInput)
         props = wanted.forwarded_props if isinstance(wanted.forwarded_props, dict) else {}
         given = {"state": wanted.state, "tools": wanted.tools, "context": wanted.context}
         params = {**props, **{name: value for name, value in given.items() if value}, "messages": wanted.messages}
         task_id = await self._submit(request, params, key=[wanted.thread_id, wanted.run_id])
         dialect = AgUi(wanted.thread_id, wanted.run_id, wanted.messages, wanted.state)
-        return self._told(task_id, principal_of(request), dialect)
+        return await self._told(task_id, principal_of(request), dialect)
 
+    @operation({200: AS_EVENTS}, refusals=_READING)
     async def ui_messages(self, request: Request) -> Response:
         """``GET /streams/{id}/ui-messages``: any stream as one message of the AI SDK."""
         stream_id, principal = self._readable(request)
-        return self._told(stream_id, principal, UiMessages(stream_id))
+        return await self._told(stream_id, principal, UiMessages(stream_id))
 
+    @operation({200: AS_EVENTS}, refusals=_READING)
     async def ag_ui(self, request: Request) -> Response:
         """``GET /streams/{id}/ag-ui``: any stream as a run of AG-UI."""
         stream_id, principal = self._readable(request)
-        return self._told(stream_id, principal, AgUi(stream_id, stream_id))
+        return await self._told(stream_id, principal, AgUi(stream_id, stream_id))
 
     def _readable(self, request: Request) -> tuple[str, Principal]:
         stream_id, principal = path_id(request), principal_of(request)
@@ -143,21 +162,12 @@ class Chats:
             return None
         return max(tasks, key=lambda state: state.submitted_us)
 
-    def _told(self, stream_id: str, principal: Principal, dialect: Dialect) -> Response:
-        body = tell(self._parts.hub, stream_id, principal.tenant, dialect)
-        return Streamed(body, AsyncExitStack(), headers={"stream-id": stream_id, **dialect.headers})
+    async def _told(self, stream_id: str, principal: Principal, dialect: Dialect) -> Response:
+        return await answer(self._parts.hub, stream_id, principal.tenant, dialect)
 
 
 def _action(request: Request) -> tuple[str, str]:
     return str(request.path_params["plugin"]), str(request.path_params["action"])
-
-
-def _text(body: dict[str, Any], name: str) -> str:
-    value = body.get(name)
-    if not isinstance(value, str):
-        raise InvalidRequest("not a text", where=name)
-    _check_length(value, name)
-    return value
 
 
 def _count(text: str) -> int:
@@ -166,11 +176,6 @@ def _count(text: str) -> int:
         return max(0, int(text[:20]))
     except ValueError:
         raise InvalidRequest(f"{text[:20]!r} is not a number", where="startIndex") from None
-
-
-def _check_length(value: str, name: str) -> None:
-    if not 1 <= len(value) <= ID_CHARACTERS_MAX:
-        raise InvalidRequest(f"{len(value)} characters", where=name, hint=f"1 to {ID_CHARACTERS_MAX}")
 
 
 def _hashed(prefix: str, *words: Any) -> str:
