@@ -10,5 +10,7 @@ export { ends, valueOf } from "./frames.ts";
 export type { Credential, End, Progress, Rewind, StreamEvent, Update } from "./frames.ts";
 export { Gateway, GatewayError } from "./gateway.ts";
 export type { Action, Catalogue, Submission, Task } from "./gateway.ts";
+export { streamHook } from "./react.ts";
+export type { Followed, ReactFunctions } from "./react.ts";
 export type { Asked, Start } from "./position.ts";
 export type { ErrorInfo } from "./reading.ts";
