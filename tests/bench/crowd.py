@@ -1,7 +1,8 @@
-"""Many WebSocket clients in one process that cost next to nothing: ``python -m tests.bench.crowd JSON``.
+"""Many WebSocket clients in one process that cost next to nothing: ``python -m tests.bench.crowd``.
 
-Says ``ready`` once all are subscribed; on a line of its input it begins to count anew, on the next one it says what it counted.
-Messages are counted, not parsed; of each read the last one gives a latency, by the time (``"t":`` nanoseconds) in it.
+The first line of its input is a JSON object, see :class:`Crowd`. Says ``ready`` once all are subscribed; on a line of its input
+it begins to count anew, on the next one it says what it counted. Messages are counted, not parsed; of each read the last one
+gives a latency, by the time (``"t":`` nanoseconds) in it.
 """
 
 import json
@@ -159,7 +160,7 @@ def quantiles(values: list[int]) -> dict[str, float]:
 
 def main() -> None:
     """Follow the lines of the input: ``count``, ``report``, ``stop N``; the end of it is the end."""
-    wanted: dict[str, Any] = json.loads(sys.argv[1])
+    wanted: dict[str, Any] = json.loads(sys.stdin.readline())
     says = wanted.pop("says")
     marks = {name: wanted.pop(name).encode("latin-1") for name in ("mark", "answer", "pings")}
     crowd = Crowd(**marks, **wanted)

@@ -1,4 +1,5 @@
-"""Writes chunks at a rate, as runners would, or the same messages for Centrifugo: ``python -m tests.bench.flood JSON``."""
+"""Writes chunks at a rate, as runners would, or the same messages for Centrifugo: ``python -m tests.bench.flood``,
+with a :class:`Flood` as a line of JSON."""
 
 import asyncio
 import json
@@ -78,4 +79,4 @@ class Flood:
 
 
 if __name__ == "__main__":
-    print(json.dumps({"rate": uvloop.run(Flood(**json.loads(sys.argv[1])).pour())}), flush=True)
+    print(json.dumps({"rate": uvloop.run(Flood(**json.loads(sys.stdin.readline())).pour())}), flush=True)

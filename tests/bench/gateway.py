@@ -87,11 +87,11 @@ class Process:
 @asynccontextmanager
 async def process(module: str, wanted: dict[str, Any]) -> AsyncIterator[Process]:
     pipe = asyncio.subprocess.PIPE
-    made = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", f"tests.bench.{module}", json.dumps(wanted), stdin=pipe, stdout=pipe
-    )
+    made = await asyncio.create_subprocess_exec(sys.executable, "-m", f"tests.bench.{module}", stdin=pipe, stdout=pipe)
+    talking = Process(made)
+    await talking.say(json.dumps(wanted))
     try:
-        yield Process(made)
+        yield talking
     finally:
         if made.returncode is None:
             made.kill()
