@@ -10,11 +10,10 @@ from pathlib import Path
 from types import MappingProxyType
 
 import httpx
-from aiokafka.admin import AIOKafkaAdminClient
-from aiokafka.coordinator.protocol import ConsumerProtocolMemberAssignment
 from aiokafka.errors import KafkaError
 from tests.faults.brokers import Brokers
 from tests.faults.processes import Service, service_environ, spare_ports
+from tests.support.groups import members
 
 from apexstream.contracts.catalogue import load_catalogue
 from apexstream.log import admin
@@ -85,20 +84,7 @@ class Installation:
 
     async def members(self, group: str = "runners") -> dict[str, frozenset[int]]:
         """Who is in the group, by client id, with the partitions of each; empty while it rebalances."""
-        client = AIOKafkaAdminClient(bootstrap_servers=self.brokers.bootstrap_servers)
-        await client.start()
-        try:
-            (answer,) = await client.describe_consumer_groups([self.prefix + group])
-        finally:
-            await client.close()
-        _, _, state, _, _, members, *_ = answer.groups[0]
-        if state != "Stable":
-            return {}
-        owned: dict[str, frozenset[int]] = {}
-        for _, client_id, *_, assignment in members:
-            decoded = ConsumerProtocolMemberAssignment.decode(assignment)
-            owned[client_id] = frozenset(p for _, partitions in decoded.assignment for p in partitions)
-        return owned
+        return await members(self.brokers.bootstrap_servers, self.prefix + group)
 
     async def moved_away_from(self, service: Service) -> None:
         """Return once the runners' group goes on without the service."""

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator
 
 import pytest
+from tests.support.groups import members
 from tests.support.jobs import Log, processing
 from tests.support.streams import CODEC, Author
 
@@ -14,7 +15,7 @@ from apexstream.core.widths import TOTALS
 from apexstream.runtime.clock import SystemClock
 
 CLAIM = ClaimWords(action="shop.orders").encode()
-STALLED_S_MAX = 120.0  # an agent of Faust may die in a rebalance: the watchdog sees that after 30 s and starts it again
+EVENTS_S_MAX = 60.0
 
 
 def now(count: int, last: Kind = Kind.DATA) -> list[Chunk]:
@@ -46,7 +47,7 @@ async def table(log: Log) -> dict[bytes, WindowStats]:
 
 async def until(log: Log, *, chunks: int) -> dict[bytes, WindowStats]:
     """The table once the action has so many chunks."""
-    async with asyncio.timeout(STALLED_S_MAX):
+    async with asyncio.timeout(EVENTS_S_MAX):
         while True:
             rows = await table(log)
             if counted(rows, 3600) >= chunks:
@@ -93,19 +94,37 @@ async def test_a_second_life_counts_on_where_the_first_one_stopped(log: Log) -> 
     assert counted(rows, 60) == 84
 
 
-@pytest.mark.faults  # a rebalance of Faust: it does not always end
+async def shared_by(log: Log, count: int) -> None:
+    """Return once so many processes have partitions."""
+    async with asyncio.timeout(EVENTS_S_MAX):
+        while True:
+            found = await members(log.settings.bootstrap_servers, f"{log.settings.topic_prefix}processors-stats")
+            if len(found) == count and all(found.values()):
+                return
+            await asyncio.sleep(0.1)
+
+
 async def test_two_processes_share_the_partitions_and_count_nothing_twice(log: Log) -> None:
     authors = [Author(f"s{number}") for number in range(12)]
-    async with processing(log.settings):
-        for author in authors:
-            await log.append(author.stream_id, author.claim(0, CLAIM), author.run(now(5)))
-        await until(log, chunks=60)
-        async with processing(log.settings.model_copy(update={"instance": "second"})):
-            for at in range(2):
-                for author in authors:
-                    await log.append(author.stream_id, author.run(now(5)))
-                await until(log, chunks=60 * (at + 2))
+
+    async def write() -> None:
         for author in authors:
             await log.append(author.stream_id, author.run(now(5)))
-        rows = await until(log, chunks=240)
-    assert counted(rows, 60) == counted(rows, 3600) == 240
+
+    for author in authors:
+        await log.append(author.stream_id, author.claim(0, CLAIM))
+    async with processing(log.settings):
+        await write()
+        await until(log, chunks=60)
+        async with processing(log.settings.model_copy(update={"instance": "second"})):
+            await shared_by(log, 2)
+            await write()
+            await until(log, chunks=120)
+            await write()
+        await until(log, chunks=180)
+        async with processing(log.settings.model_copy(update={"instance": "third"})):
+            await write()  # and it ends while it starts: it must not stay in the group
+        await shared_by(log, 1)
+        await write()
+        rows = await until(log, chunks=300)
+    assert counted(rows, 60) == counted(rows, 3600) == 300

@@ -218,6 +218,18 @@ async def test_a_standby_that_becomes_active_reads_on_where_it_is(kind: Any) -> 
     assert made.active_offsets[state] == 41
 
 
+@stock_and(Recovery, MendedRecovery)
+async def test_what_arrives_of_a_lost_partition_does_not_count_as_recovered_when_it_comes_back(kind: Any) -> None:
+    made = recovery(kind, [])
+    made.tables._changelogs = {"state": _Table()}
+    state = TP("state", 0)
+    made.active_offsets[state] = 41  # noted after the loss; the rows before were forgotten with it
+
+    await made.on_rebalance({state}, set(), {state}, generation_id=1)
+
+    assert made.active_offsets[state] is None
+
+
 class _StockSchema(faust.Schema):
     def __init__(self, decode: Any) -> None:
         super().__init__(key_serializer="raw", value_serializer="raw")
@@ -239,15 +251,29 @@ async def test_a_value_that_cannot_be_read_does_not_reach_the_fetcher_as_anythin
         schema.loads_value(None, message)
 
 
+class _Thread:
+    """A consumer's thread that nobody has told to stop."""
+
+    def __init__(self) -> None:
+        self._thread_started, self._shutdown = asyncio.Event(), asyncio.Event()
+        self._thread_started.set()
+
+    def _stopped_set(self) -> None:
+        self._shutdown.set()
+
+
 @stock_and(faust.App, MendedApp)
-async def test_stopping_is_bounded(kind: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_stopping_is_bounded_and_ends_the_consumer_even_so(kind: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(faust_mends, "DRAIN_TIMEOUT_S", 0.05)
 
     async def hang(_: Any) -> None:
         await asyncio.sleep(3600)
 
     monkeypatch.setattr(faust.App, "stop", hang)
-    app = kind.__new__(kind)
+    app, thread = kind.__new__(kind), _Thread()
+    app._consumer = SimpleNamespace(_thread=thread)
 
     async with asyncio.timeout(1):
         await app.stop()
+
+    assert thread._shutdown.is_set()

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from apexstream.processors.watchdog import RECOVERY_S_MAX, STALL_S, Watchdog
+from apexstream.processors.watchdog import RECOVERY_STALL_S, STALL_S, Watchdog
 
 
 def owning(*partitions: int, ends: dict[int, int] | None = None) -> Watchdog:
@@ -54,12 +54,23 @@ def test_a_rebalance_begins_anew_and_one_that_never_ends_is_a_stall():
     watchdog = owning(0)
     watchdog.look({0: 11}, 1.0)
     watchdog.own(None, 2.0)
-    assert not watchdog.look({0: 11}, 2 + STALL_S * 2)
+    assert not watchdog.look({}, 2 + STALL_S * 2)
     watchdog.own(frozenset({0}), 100.0)
     assert not watchdog.look({0: 11}, 100.0)
     watchdog.own(None, 200.0)
-    assert watchdog.look({}, 200 + RECOVERY_S_MAX)
-    assert "not recovered" in watchdog.trouble
+    assert watchdog.look({}, 200 + RECOVERY_STALL_S)
+    assert "no row was recovered" in watchdog.trouble
+
+
+def test_a_recovery_that_goes_on_is_no_stall_however_long_it_takes():
+    watchdog = Watchdog()
+    watchdog.own(None, 0.0)
+    for step in range(1, 10):
+        now = step * (RECOVERY_STALL_S - 1)
+        watchdog.recovered(step * 1000, now)
+        assert not watchdog.look({}, now)
+    watchdog.recovered(9000, now + RECOVERY_STALL_S)
+    assert watchdog.look({}, now + RECOVERY_STALL_S)
 
 
 @pytest.mark.parametrize("taken", [True, False])

@@ -15,11 +15,13 @@ from apexstream.core.errors import Unavailable
 from apexstream.log.connection import Connection
 from apexstream.log.fetcher import Partition
 from apexstream.processors import watchdog as watching
-from apexstream.processors.faust_mends import MendedApp
+from apexstream.processors.faust_mends import MendedApp, MendedSchema, MendedStore
 from apexstream.processors.watchdog import Stalled, Watchdog
 
 Ends = Callable[[Iterable[Partition]], Awaitable[dict[Partition, int]]]
 """Gives the ends of partitions."""
+Settle = Callable[[frozenset[int]], Awaitable[None]]
+"""Takes the partitions that this process owns, with their rows recovered; none: it is about to lose some."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,27 +71,67 @@ async def application(
             datadir=folder,
         )
         yield app
-        await app.start()
-        stopped = asyncio.ensure_future(app.wait_until_stopped())
-        try:
-            while not stopped.done():
-                await asyncio.wait({stopped}, timeout=watching.LOOK_S)
-                if await _stalled(app, watch):
-                    raise Stalled(watch.watchdog.trouble, where=group, hint="It is started again")
-        finally:
-            stopped.cancel()
-            await asyncio.gather(stopped, return_exceptions=True)
-            await app.stop()
-        raise Unavailable(f"Faust has stopped: {app.crash_reason!r}", where=group, hint="It starts over")
+        await _run(app, watch, group)
 
 
-async def _stalled(app: Any, watch: Watch) -> bool:
-    owned = [(tp.topic, tp.partition) for tp in app.consumer.assignment() if tp.topic == watch.topic]
+async def _run(app: MendedApp, watch: Watch, group: str) -> None:
+    """Start, watch from the first moment on, since a start waits for the first rebalance, and stop whatever was started."""
+    watch.watchdog.own(None, monotonic())
+    running = asyncio.create_task(_start(app))
     try:
-        found = {partition: end for (_, partition), end in (await watch.ends(owned)).items()}
+        while not running.done():
+            await asyncio.wait({running}, timeout=watching.LOOK_S)
+            if await _stalled(app, watch):
+                raise Stalled(watch.watchdog.trouble, where=group, hint="It is started again")
+        running.result()
+    finally:
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+        await app.stop()
+    raise Unavailable(f"Faust has stopped: {app.crash_reason!r}", where=group, hint="It starts over")
+
+
+async def _start(app: MendedApp) -> None:
+    await app.start()
+    await app.wait_until_stopped()
+
+
+async def _stalled(app: MendedApp, watch: Watch) -> bool:
+    asked = watch.watchdog.owned or {0}  # of one at least, to learn whether there is a broker
+    try:
+        found = await watch.ends([(watch.topic, partition) for partition in asked])
     except Unavailable:  # a broker that does not answer is nobody's stall
         return False
-    return bool(owned) and watch.watchdog.look(found, monotonic())
+    watch.watchdog.recovered(app.recovered(), monotonic())
+    return watch.watchdog.look({partition: end for (_, partition), end in found.items()}, monotonic())
+
+
+def keep_table(
+    app: MendedApp, name: str, changelog: str, *, partitions: int, watch: Watch, settle: Settle
+) -> MendedStore:
+    """The memory of a table of bytes that is kept in the topic ``changelog``, which has as many partitions as ``watch.topic``.
+    ``settle`` is told which of these are owned, after each rebalance once their rows are there."""
+    table = app.Table(
+        name,
+        partitions=partitions,
+        key_type=bytes,
+        value_type=bytes,
+        changelog_topic=app.topic(changelog, schema=MendedSchema(as_it_is)),
+    )
+
+    async def settled() -> None:
+        owned = frozenset(tp.partition for tp in app.consumer.assignment() if tp.topic == watch.topic)
+        watch.watchdog.own(owned, monotonic())
+        await settle(owned)
+
+    async def unsettled(*_: Any, **__: Any) -> None:
+        watch.watchdog.own(None, monotonic())
+        await settle(frozenset())
+
+    table.on_recover(settled)
+    app.on_partitions_revoked.connect(unsettled, weak=False)
+    store: MendedStore = table.data
+    return store
 
 
 def as_it_is(value: bytes | None) -> bytes | None:

@@ -153,6 +153,8 @@ class MendedRecovery(Recovery):
     * Stock resumes partitions, then awaits a seek, then clears all queues: what is delivered in between is lost, and offsets
       are not committed until the next restart (faust#596). Here: stop the flow, clear, seek, resume.
     * Stock reads a changelog from its beginning when a standby becomes active. Here from where the standby is.
+    * Stock notes how far a partition's rows are recovered even if their record arrives after the partition was lost, and when
+      it comes back skips all rows before. Here only what was ours until now counts as recovered.
     """
 
     async def on_rebalance(
@@ -161,6 +163,8 @@ class MendedRecovery(Recovery):
         held = {
             tp: offset for tp, offset in self.standby_offsets.items() if offset is not None and tp in self.standby_tps
         }
+        for tp in self.active_offsets.keys() - self.active_tps:
+            del self.active_offsets[tp]
         await super().on_rebalance(assigned, revoked, newly_assigned, generation_id)
         for tp in self.active_tps & held.keys():
             if self.active_offsets.get(tp) is None:
@@ -224,7 +228,11 @@ class MendedSchema(faust.Schema):
 
 
 class MendedApp(faust.App):
-    """Faust with all of the above; :meth:`stop` is bounded (stock can wait for ever for its consumer)."""
+    """Faust with all of the above; :meth:`stop` is bounded (stock can wait for ever for its consumer) and leaves no member.
+
+    Stock's consumer lives in a thread. Whatever else does not stop, or was not started when it was cancelled, the thread would
+    go on as a member of the group that takes records for nobody.
+    """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, Table=MendedTable, TableManager=MendedTableManager, **kwargs)
@@ -235,6 +243,15 @@ class MendedApp(faust.App):
     def _new_producer_transport(self) -> MendedTransport:
         return MendedTransport(self.conf.broker_producer, self)
 
+    def recovered(self) -> int:
+        """A number that grows with each row that is recovered."""
+        return sum(offset or 0 for offset in self.tables.recovery.active_offsets.values())
+
     async def stop(self) -> None:
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(super().stop(), DRAIN_TIMEOUT_S)
+        thread = getattr(self._consumer, "_thread", None)
+        if thread is not None and thread._thread_started.is_set() and not thread._shutdown.is_set():  # noqa: SLF001
+            thread._stopped_set()  # noqa: SLF001
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(thread._shutdown.wait(), DRAIN_TIMEOUT_S)  # noqa: SLF001

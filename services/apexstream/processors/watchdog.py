@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from apexstream.core.errors import Unavailable
 
 STALL_S = 30.0
-RECOVERY_S_MAX = 600.0  # for the rows of all partitions to be read, after a rebalance
+RECOVERY_STALL_S = 120.0  # a rebalance waits 60 s for a member that says nothing, and rows are read after it
 LOOK_S = 5.0
 RESTARTS_MAX = 3  # in a row without anything taken; then the process ends, and whoever started it starts it again
 
@@ -24,14 +24,15 @@ class Watchdog:
     def __init__(self) -> None:
         self.trouble = ""
         self.restarts = 0  # since something was taken
-        self._owned: frozenset[int] | None = None  # None: some are assigned, and their rows are recovered
-        self._since = 0.0
+        self.owned: frozenset[int] | None = None  # None: some are assigned, and their rows are recovered
+        self._since = 0.0  # when that began, or a row was last recovered
+        self._recovered = 0
         self._seen: dict[int, int] = {}  # the offset after what was there at first, or was taken
         self._behind_since: dict[int, float] = {}
 
     def own(self, partitions: frozenset[int] | None, now: float) -> None:
         """These are consumed from now on; None: a rebalance goes on."""
-        self._owned, self._since = partitions, now
+        self.owned, self._since = partitions, now
         self._seen.clear()
         self._behind_since.clear()
 
@@ -42,13 +43,18 @@ class Watchdog:
         self.restarts = 0
         self.trouble = ""
 
+    def recovered(self, rows: int, now: float) -> None:
+        """So many rows were recovered so far, since any moment: a long recovery that goes on is no stall."""
+        if rows != self._recovered:
+            self._recovered, self._since = rows, now
+
     def look(self, ends: Mapping[int, int], now: float) -> bool:
         """True if the agent is to be started again. ``ends``: where each owned partition's log ends."""
-        if self._owned is None:
-            stalled = now - self._since >= RECOVERY_S_MAX
-            self.trouble = f"rows are not recovered after {now - self._since:.0f} s" if stalled else self.trouble
+        if self.owned is None:
+            stalled = now - self._since >= RECOVERY_STALL_S
+            self.trouble = f"no row was recovered for {now - self._since:.0f} s" if stalled else self.trouble
             return stalled
-        for partition in self._owned & ends.keys():
+        for partition in self.owned & ends.keys():
             if ends[partition] > self._seen.setdefault(partition, ends[partition]):
                 self._behind_since.setdefault(partition, now)
             else:

@@ -1,7 +1,8 @@
 """Runs a service's loops side by side: until told to stop, or until one of them fails."""
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import asynccontextmanager
 from typing import Any
 
 
@@ -22,6 +23,25 @@ async def run_until(stop: asyncio.Event, *loops: Coroutine[Any, Any, Any]) -> No
         except ExceptionGroup as group:
             raise _first(group) from group
         raise RuntimeError(f"{task.get_name()} ended by itself")
+
+
+@asynccontextmanager
+async def beside(loop: Coroutine[Any, Any, Any]) -> AsyncIterator[None]:
+    """Run ``loop`` for as long as the body, to its very end. If it ends first, the body is cancelled and its error raised."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            running = group.create_task(_forever(loop), name=getattr(loop, "__qualname__", "loop"))
+            try:
+                yield
+            finally:
+                running.cancel()
+    except ExceptionGroup as problems:
+        raise _first(problems) from problems
+
+
+async def _forever(loop: Coroutine[Any, Any, Any]) -> None:
+    await loop
+    raise RuntimeError(f"{getattr(loop, '__qualname__', 'loop')} ended by itself")
 
 
 def _first(problem: Exception) -> Exception:

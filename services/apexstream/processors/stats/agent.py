@@ -5,9 +5,7 @@ counted already, as every window knows.
 """
 
 import asyncio
-from collections.abc import Iterable
 from dataclasses import dataclass
-from time import monotonic
 from typing import Any, Final
 
 import structlog
@@ -17,13 +15,13 @@ from apexstream.core.errors import ChunkDecodeError
 from apexstream.core.events import TaskEvent, WindowStats
 from apexstream.log.connection import Connection
 from apexstream.log.writer import Writer
-from apexstream.processors.application import Ends, Watch, application, as_it_is
+from apexstream.processors.application import Ends, Watch, application, as_it_is, keep_table
 from apexstream.processors.faust_mends import MendedApp, MendedSchema
 from apexstream.processors.stats.fold import PartitionStats
 from apexstream.processors.stats.windows import partition_of
 from apexstream.processors.table import All, Store
 from apexstream.processors.watchdog import Watchdog
-from apexstream.runtime.supervise import run_until
+from apexstream.runtime.supervise import beside
 
 FLUSH_S: Final = 1.0
 HELD_EVENTS_MAX: Final = 5_000  # counted and not being written yet: then windows are written at once
@@ -55,6 +53,7 @@ async def run_statistics(
 ) -> None:
     """Count as a member of ``group`` until cancelled; raises what the application crashed of, and :class:`Stalled`."""
     statistics = _Statistics(topics, codec, writer, watchdog)
+    watch = Watch(topic=topics.chunks, watchdog=watchdog, ends=ends)
 
     async def count() -> None:
         async with application(
@@ -64,11 +63,12 @@ async def run_statistics(
             partitions=topics.partitions,
             standby=0,
             session_timeout_s=session_timeout_s,
-            watch=Watch(topic=topics.chunks, watchdog=watchdog, ends=ends),
+            watch=watch,
         ) as app:
-            statistics.bind(app)
+            statistics.bind(app, watch)
 
-    await run_until(asyncio.Event(), count(), statistics.write())
+    async with beside(statistics.write()):  # it goes on while the application stops, which waits for what is counted
+        await count()
 
 
 class _Statistics:
@@ -85,16 +85,9 @@ class _Statistics:
         self._due = asyncio.Event()
         self._flushed = asyncio.Event()
 
-    def bind(self, app: MendedApp) -> None:
+    def bind(self, app: MendedApp, watch: Watch) -> None:
         """Bind agent and table to their topics."""
         topics = self._topics
-        table = app.Table(
-            "statistics",
-            partitions=topics.partitions,
-            key_type=bytes,
-            value_type=bytes,
-            changelog_topic=app.topic(topics.stats, schema=MendedSchema(as_it_is)),
-        )
 
         async def count(stream: Any) -> None:
             """Counts every record. Faust would acknowledge it when the next one is asked for; here that waits."""
@@ -107,18 +100,9 @@ class _Statistics:
 
         app.agent(app.topic(topics.chunks, topics.events, schema=MendedSchema(as_it_is)), name="count")(count)
 
-        async def recovered() -> None:
-            owned = frozenset(tp.partition for tp in app.consumer.assignment() if tp.topic == topics.chunks)
-            self._watchdog.own(owned, monotonic())
-            self._settle(owned)
-
-        async def revoked(*_: Any, **__: Any) -> None:
-            self._watchdog.own(None, monotonic())
-            self._settle(())
-
-        table.on_recover(recovered)
-        app.on_partitions_revoked.connect(revoked, weak=False)
-        self._store = table.data
+        self._store = keep_table(
+            app, "statistics", topics.stats, partitions=topics.partitions, watch=watch, settle=self._settle
+        )
 
     async def write(self) -> None:
         """Write what has changed, every ``FLUSH_S`` and whenever much is held."""
@@ -131,7 +115,7 @@ class _Statistics:
             self._due.clear()
             await self._flush()
 
-    def _settle(self, partitions: Iterable[int]) -> None:
+    async def _settle(self, partitions: frozenset[int]) -> None:
         """Own exactly these partitions. What was counted and not written is counted again: it is not acknowledged."""
         self._held = []
         self._books = {}
