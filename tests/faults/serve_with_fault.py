@@ -2,9 +2,11 @@
 
 So the product itself holds no test code. ``FAULT_POINT``: see :mod:`points`. ``FAULT_MUTATION``: see :mod:`mutations`.
 ``FAULT_CLOCK_SKEW_S``: how far this
-process' clock is off. ``FAULT_POLL_MS``: how long the group lets this member be busy.
+process' clock is off. ``FAULT_POLL_MS``: how long the group lets this member be busy. ``FAULT_SLEEPLESS``: a runner that did not
+run for long goes on, as a zombie, instead of starting over.
 """
 
+import math
 import os
 import sys
 import time
@@ -49,6 +51,18 @@ def _poll(milliseconds: str) -> None:
     _group_setting(max_poll_interval_ms=int(milliseconds))
 
 
+def _sleepless(_: str) -> None:
+    from apexstream.log.group import GroupReader
+
+    make = GroupReader.__init__
+
+    def made(self: GroupReader, *args: Any, **named: Any) -> None:
+        make(self, *args, **named)
+        self._stall_s_max = math.inf
+
+    GroupReader.__init__ = made  # type: ignore[method-assign]
+
+
 def _skewed(seconds: str) -> None:
     """Every clock that tells the time of day; monotonic ones are not touched, as on a machine whose clock is wrong."""
     from apexstream.runtime.clock import SystemClock
@@ -62,6 +76,7 @@ def _skewed(seconds: str) -> None:
 _HURTS = {
     "FAULT_CLOCK_SKEW_S": _skewed,
     "FAULT_POLL_MS": _poll,
+    "FAULT_SLEEPLESS": _sleepless,
     "FAULT_MUTATION": _mutated,
     "FAULT_POINT": _at_point,
 }
