@@ -1,4 +1,4 @@
-"""The order of work: tasks a second and urgent tasks behind a backlog, next to Celery with Redis; the scheduler by itself.
+"""The order of work: tasks a second and urgent tasks behind a backlog, next to Celery and taskiq; the scheduler by itself.
 
 Client, gateway, dispatcher, runner and broker share the machine; rounds of both sides of a ratio are taken in turn. What a
 submission to an idle system takes is measured by ``submit``. Requests are made with aiohttp: httpx uses 3 ms of CPU for one of
@@ -11,13 +11,15 @@ import statistics
 import time
 import tracemalloc
 from collections.abc import Sequence
+from contextlib import AsyncExitStack
 
 import aiohttp
 import msgspec
 import websockets
 from aiokafka import AIOKafkaConsumer
-from tests.bench.celery_side import Celery, celery
 from tests.bench.measure import median_ratio, quantile, table
+from tests.bench.other_queues import KINDS, OtherQueue, other_queue
+from tests.bench.processes import cpu_between, usage
 from tests.support.system import own_broker
 
 from apexstream.contracts.codec import Codec
@@ -27,9 +29,12 @@ from apexstream.dispatcher.decisions import Job, Start
 from apexstream.dispatcher.policy import Policy
 from apexstream.dispatcher.scheduler import Scheduler
 
-ROUNDS, TASKS = 3, 500
+ROUNDS, TASKS = 3, 2_000
+WARM_UPS = 3  # of each way: until then the broker is busy compiling itself
+PROCESSES = ("broker", "gateway", "dispatcher", "runner", "plugin", "client")
 IN_FLIGHT = 64  # submissions at once
 URGENT, BACKLOG, GRAPH = 60, 10_000, 2_000
+WAYS = ("one POST /graphs", f"POST /tasks each, {IN_FLIGHT} at once")
 SCHEDULED, WAITING = 100_000, 1_000_000
 SLOTS = 64
 
@@ -84,6 +89,8 @@ async def tasks_a_second(http: aiohttp.ClientSession, bootstrap: str, name: str,
         began = time.perf_counter()
         submitting = asyncio.create_task(_submit(http, name, whole=whole))
         while left:
+            if submitting.done():
+                submitting.result()  # raises what was refused
             for records in (await consumer.getmany(timeout_ms=1000)).values():
                 events = [codec.decode(record.value, TaskEvent) for record in records]
                 left -= {event.task_id for event in events if event.change is TaskChange.COMPLETED}
@@ -148,9 +155,9 @@ def bytes_a_waiting_task() -> float:
 
 
 async def behind_a_backlog(
-    http: aiohttp.ClientSession, url: str, theirs: Celery | str, backlog: int
+    http: aiohttp.ClientSession, url: str, others: Sequence[OtherQueue], backlog: int
 ) -> list[list[object]]:
-    """Rows of p50 and p99 (ms): idle, behind the backlog, and the same with Celery."""
+    """Rows of p50 and p99 (ms): idle, behind the backlog, and the same with the other queues."""
     idle = await urgent(http, url, "idle", URGENT)
     await fill(http, "backlog", backlog)
     before, began = await low_waiting(http), time.perf_counter()
@@ -159,10 +166,9 @@ async def behind_a_backlog(
     assert left, "the backlog was gone before the last urgent task"
     told = f"{backlog} low ones before it, of which {int((before - left) / took_s)} a second were done meanwhile"
     rows = [_row("ApexStream, idle", idle), _row(f"ApexStream, {told}", busy)]
-    if isinstance(theirs, str):
-        return rows
-    rows.append(_row("Celery, idle", await theirs.latencies(URGENT, 0)))
-    rows.append(_row(f"Celery, {backlog} low ones before it", await theirs.latencies(URGENT, backlog)))
+    for other in others:
+        rows.append(_row(f"{other.name}, idle", await other.latencies(URGENT, 0)))
+        rows.append(_row(f"{other.name}, {backlog} low ones before it", await other.latencies(URGENT, backlog)))
     return rows
 
 
@@ -175,32 +181,56 @@ async def run(backlog: int = BACKLOG) -> str:
     async with (
         own_broker("gateway", "dispatcher", "runner", APEX_TENANT_WAITING_MAX="1000000") as (url, bootstrap),
         aiohttp.ClientSession(url, connector=aiohttp.TCPConnector(limit=IN_FLIGHT)) as http,
-        celery() as theirs,
+        AsyncExitStack() as stack,
     ):
-        await tasks_a_second(http, bootstrap, "warm", whole=True)
-        rounds = []
-        for n in range(ROUNDS):
-            graph = await tasks_a_second(http, bootstrap, f"graph-{n}", whole=True)
-            single = await tasks_a_second(http, bootstrap, f"single-{n}", whole=False)
-            rounds.append((graph, single, 0.0 if isinstance(theirs, str) else await theirs.rate(TASKS)))
-        graphs, singles, others = zip(*rounds, strict=True)
-        latencies = await behind_a_backlog(http, url, theirs, backlog)
-    rows: list[list[object]] = [["one POST /graphs", int(statistics.median(graphs))]]
-    rows.append([f"POST /tasks each, {IN_FLIGHT} at once", int(statistics.median(singles))])
-    if isinstance(theirs, str):
-        rows[0].append("-"), rows[1].append("-")
-        note = f"Celery was left out: {theirs}\n"
-    else:
-        rows[0].append(median_ratio(graphs, others)), rows[1].append(median_ratio(singles, others))
-        rows.append(["Celery with Redis, two processes", int(statistics.median(others)), 1.0])
-        note = ""
+        found = [await stack.enter_async_context(other_queue(kind)) for kind in KINDS]
+        others = [each for each in found if not isinstance(each, str)]
+        for n in range(WARM_UPS):
+            await _round(http, bootstrap, -1 - n, ())
+        rounds = [await _round(http, bootstrap, n, others) for n in range(ROUNDS)]
+        latencies = await behind_a_backlog(http, url, others, backlog)
     alone: list[list[object]] = [
         ["tasks a second through submit, start, end", int(statistics.median(decisions_a_second() for _ in range(3)))],
         ["bytes a waiting task, of a million", int(bytes_a_waiting_task())],
     ]
     return (
-        table(f"Tasks a second ({TASKS} empty tasks to the last completed)", ["", "tasks/s", "to Celery"], rows)
+        _rates_table(rounds, others)
+        + _cpu_table(rounds)
         + table("An urgent task, to its end (ms)", ["", "p50", "p99"], latencies)
         + table("The scheduler alone", ["", ""], alone)
-        + note
+        + "".join(f"left out: {why}\n" for why in found if isinstance(why, str))
     )
+
+
+Round = tuple[list[float], list[dict[str, float]]]
+"""Tasks a second: as one graph, one by one, and of the other queues; and milliseconds of CPU a task by process, of two."""
+
+
+async def _round(http: aiohttp.ClientSession, bootstrap: str, n: int, others: Sequence[OtherQueue]) -> Round:
+    rates, cpu = [], []
+    for whole, name in ((True, f"graph{n}"), (False, f"single{n}")):
+        before, own_s = usage(), time.process_time()
+        rates.append(await tasks_a_second(http, bootstrap, name, whole=whole))
+        used = cpu_between(before, usage()) | {"client": time.process_time() - own_s}
+        cpu.append({role: used[role] / TASKS * 1000 for role in PROCESSES})
+    return [*rates, *[await other.rate(TASKS) for other in others]], cpu
+
+
+def _rates_table(rounds: Sequence[Round], others: Sequence[OtherQueue]) -> str:
+    names = [*WAYS, *(other.name for other in others)]
+    by_way = list(zip(*(rates for rates, _ in rounds), strict=True))
+    rows = [
+        [name, int(statistics.median(rates)), *(median_ratio(rates, theirs) for theirs in by_way[2:])]
+        for name, rates in zip(names, by_way, strict=True)
+    ]
+    header = ["", "tasks/s", *(f"to {other.name.partition(' ')[0]}" for other in others)]
+    return table(f"Tasks a second ({TASKS} empty tasks to the last completed)", header, rows)
+
+
+def _cpu_table(rounds: Sequence[Round]) -> str:
+    rows: list[list[object]] = []
+    for place, way in enumerate(WAYS):
+        used = [cpu[place] for _, cpu in rounds]
+        by_process = [statistics.median(one[role] for one in used) for role in PROCESSES]
+        rows.append([way, *by_process, sum(by_process)])
+    return table("CPU, ms a task", ["", *PROCESSES, "all"], rows)

@@ -11,8 +11,12 @@ from apexstream.runner.host.link import Link
 class Transport(asyncio.Transport):
     """Takes everything."""
 
+    def __init__(self):
+        super().__init__()
+        self.written = []
+
     def write(self, data):
-        pass
+        self.written.append(bytes(data))
 
     def get_write_buffer_size(self):
         return 0
@@ -37,6 +41,28 @@ async def linked():
     link.connection_made(Transport())
     link.data_received(bytes(encode(Described([]))))
     return link, reasons
+
+
+async def test_all_frames_of_a_turn_of_the_loop_leave_together_in_their_order(linked):
+    link, _ = linked
+    for number in range(3):
+        link.send(Pong(number))
+    assert link.transport.written == []
+    await asyncio.sleep(0)
+
+    assert link.transport.written == [b"".join(bytes(encode(Pong(number))) for number in range(3))]
+    link.send(Pong(3))
+    await asyncio.sleep(0)
+    assert len(link.transport.written) == 2
+
+
+async def test_what_was_not_sent_when_the_link_is_closed_is_dropped(linked):
+    link, _ = linked
+    link.send(Pong(1))
+    link.close()
+    await asyncio.sleep(0)
+
+    assert link.transport.written == []
 
 
 def pong(link: Link, number: int) -> None:

@@ -43,6 +43,7 @@ class Registry:
         self._newest: list[tuple[int, str]] = []  # by submission; those that were forgotten are taken out now and then
         self._tenants: dict[str, str] = {}  # of tasks that are not the nameless tenant's
         self._runners: dict[str, RunnerState] = {}
+        self._actions: Mapping[tuple[str, str], ActionInfo] = {}
         self._letters: dict[str, DeadLetter] = {}
         self._watching: dict[str, dict[Callable[[TaskState], None], None]] = {}
         self._validators: dict[bytes, Draft202012Validator] = {}
@@ -92,6 +93,7 @@ class Registry:
                 self._runners[runner_id] = state
             else:
                 self._runners.pop(runner_id, None)
+        self._actions = {(info.plugin, info.action): info for one in self._runners.values() for info in one.actions}
 
     def on_dead_letters(self, _: Partition, records: Iterable[Record]) -> None:
         """Tasks that failed for good; the newest ones are kept."""
@@ -186,7 +188,7 @@ class Registry:
 
     def actions(self) -> Mapping[tuple[str, str], ActionInfo]:
         """What any known runner offers, by (plugin, action)."""
-        return {(info.plugin, info.action): info for state in self._runners.values() for info in state.actions}
+        return self._actions
 
     def broken_plugins(self) -> list[str]:
         """Plugins that some runner could not load, with the reason."""

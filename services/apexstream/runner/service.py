@@ -67,6 +67,7 @@ class Runner:
         self._running: dict[asyncio.Task[None], tuple[Partition, Work]] = {}
         self._aside: set[asyncio.Future[None]] = set()
         self._cancelled: dict[str, str] = {}
+        self._full = False  # nothing is read
         self._dirty = asyncio.Event()
         self._changed = asyncio.Event()
 
@@ -151,6 +152,7 @@ class Runner:
                         self._received(partition, self._ledgers[partition], record)
                 self._dirty.set()
             if len(self._running) >= self._capacity:
+                self._full = True
                 self._group.pause(self._group.owned)
 
     def _received(self, partition: Partition, ledger: OffsetLedger, record: Record) -> None:
@@ -222,7 +224,8 @@ class Runner:
             self._finish(*at)
         # Now, and not in the callback: what is resumed here must not be paused again because this one still counts.
         self._forget(asyncio.current_task())
-        if len(self._running) < self._capacity:
+        if self._full and len(self._running) < self._capacity:
+            self._full = False
             self._group.resume(self._group.owned)
 
     def _forget(self, running: asyncio.Task[None] | None) -> None:

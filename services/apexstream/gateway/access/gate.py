@@ -193,6 +193,9 @@ def pass_of(connection: HTTPConnection) -> Pass:
 
 async def _until_expired(answering: Awaitable[Any], left_s: float | None) -> None:
     """An answer that goes on when the token has expired is broken off, so that the client comes back with a new one."""
+    if left_s is None:
+        await answering
+        return
     try:
         async with asyncio.timeout(left_s) as limit:
             await answering

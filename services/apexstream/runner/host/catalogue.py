@@ -25,9 +25,10 @@ class Catalogue:
 
     def find(self, plugin: str, action: str) -> Offer:
         """The offer; raises :class:`PluginFailed` for a broken plugin, else :class:`UnknownAction` naming what there is."""
-        own = {offer.spec.name: offer for offer in self.offers if offer.plugin == plugin}
-        if action in own:
-            return own[action]
+        for offer in self.offers:
+            if offer.spec.name == action and offer.plugin == plugin:
+                return offer
+        own = [offer.spec.name for offer in self.offers if offer.plugin == plugin]
         if plugin in self.broken:
             raise PluginFailed(
                 f"plugin {plugin} could not be loaded: {self.broken[plugin]}", where=plugin, hint="Mend or reinstall it"

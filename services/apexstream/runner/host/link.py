@@ -39,6 +39,7 @@ class Link(asyncio.Protocol):
         self.guilty: RemoteCall | None = None  # the call whose frame broke a rule
         self._broken = broken
         self._frames: Frames[FromChild] = Frames(from_child_decoder)
+        self._unsent: list[bytearray] = []  # of this turn of the loop: a call to the kernel costs more than most frames
         self._pinged = 0  # number of the last ping …
         self._answered = 0  # … of the last that was answered …
         self._excused = 0  # … and of the last whose answer may lie unread because nothing was read for a while
@@ -72,10 +73,18 @@ class Link(asyncio.Protocol):
             self._give_up(f"sent {problem}")
 
     def send(self, frame: Frame) -> None:
-        """Queue a frame. A process that does not read what it is sent is broken."""
+        """Queue a frame; all of a turn of the loop leave together. A process that does not read what it is sent is broken."""
         if self._deaf:
             return
-        self.transport.write(encode(frame))
+        if not self._unsent:
+            asyncio.get_running_loop().call_soon(self._flush)
+        self._unsent.append(encode(frame))
+
+    def _flush(self) -> None:
+        unsent, self._unsent = self._unsent, []
+        if self._deaf:
+            return
+        self.transport.writelines(unsent)
         if self.transport.get_write_buffer_size() > UNREAD_BYTES_MAX:
             self._give_up("does not read what it is sent")
 
