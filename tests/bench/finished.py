@@ -2,9 +2,12 @@
 
 import asyncio
 import os
+import random
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+
+import msgspec
 
 from apexstream.contracts.codec import Codec
 from apexstream.core.chunk import GENESIS, Chunk, Kind
@@ -18,6 +21,20 @@ from apexstream.log.writer import Writer
 CHUNK_BYTES, RUN_CHUNKS = 200, 10
 UNACKNOWLEDGED_MAX = 2_000  # runs
 SEALED_TIMEOUT_S = 600.0
+
+
+def payloads(count: int) -> list[bytes]:
+    """JSON texts of about CHUNK_BYTES, made of words: they compress as text does, to a third."""
+    rng = random.Random(1)
+    letters = "etaoinshrdlucmfwypvbgkjqxz"
+    words = ["".join(rng.choices(letters, weights=range(26, 0, -1), k=rng.randint(2, 9))) for _ in range(3_000)]
+    made = []
+    for number in range(count):
+        text = f"{number}"
+        while len(text) < CHUNK_BYTES - 20:
+            text += " " + rng.choice(words)
+        made.append(msgspec.json.encode({"text": text}))
+    return made
 
 
 class _Acknowledged:
@@ -48,7 +65,7 @@ class Streams:
         self._writer = writer
         self._index = index
         self._codec = Codec()
-        self._payload = b'{"pad":"' + b"x" * (CHUNK_BYTES - 10) + b'"}'
+        self._payloads = payloads(1_000)
 
     def ids(self, count: int, partition: int | None = None) -> list[str]:
         """New names; of streams that lie in ``partition``, if one is given."""
@@ -68,7 +85,7 @@ class Streams:
         for first in range(0, max(lengths.values()), RUN_CHUNKS):
             for stream_id, length in lengths.items():
                 if first < length:
-                    run = [self._chunk(Kind.DATA)] * min(RUN_CHUNKS, length - first)
+                    run = [self._chunk(Kind.DATA, first + at) for at in range(min(RUN_CHUNKS, length - first))]
                     hashes[stream_id] = await self._put(stream_id, first, run, hashes[stream_id], sent)
         for stream_id, length in lengths.items():
             await self._put(stream_id, length, [self._chunk(Kind.COMPLETE)], hashes[stream_id], sent)
@@ -94,8 +111,9 @@ class Streams:
                 while (state := self._index.get(stream_id)) is None or state.status is StreamStatus.OPEN:
                     await asyncio.sleep(0.05)
 
-    def _chunk(self, kind: Kind) -> Chunk:
-        return Chunk(kind, self._payload if kind is Kind.DATA else b"", time.time_ns() // 1000)
+    def _chunk(self, kind: Kind, number: int = 0) -> Chunk:
+        payload = self._payloads[number % len(self._payloads)] if kind is Kind.DATA else b""
+        return Chunk(kind, payload, time.time_ns() // 1000)
 
     async def _tell(self, topic: str, task_id: str, event: Event, sent: _Acknowledged) -> None:
         await self._append(topic, task_id.encode(), self._codec.encode(event), sent)

@@ -9,7 +9,7 @@ import time
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
-from tests.bench.finished import CHUNK_BYTES, Streams, streams
+from tests.bench.finished import Streams, payloads, streams
 from tests.bench.measure import median_ratio, quantile, table
 from tests.bench.sockets import lean_socket
 from tests.support.system import own_broker
@@ -79,8 +79,9 @@ async def _write_alone(bootstrap: str) -> None:
     await admin.close()
     producer = AIOKafkaProducer(bootstrap_servers=bootstrap, acks="all", enable_idempotence=True, linger_ms=0)
     await producer.start()
-    for _ in range(CHUNKS):
-        await producer.send(ALONE, b"x" * CHUNK_BYTES, partition=0)
+    texts = payloads(1_000)
+    for number in range(CHUNKS):
+        await producer.send(ALONE, texts[number % len(texts)], partition=0)
     await producer.stop()
 
 

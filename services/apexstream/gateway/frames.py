@@ -93,12 +93,16 @@ class _Frames:
 
     def plain(self, first_seq: int, sizes: Sequence[int], payloads: str) -> list[str]:
         before = '{"type":"stream_update"' + self._head.decode("latin-1")
-        frames, start, told, changes_at, head = [], 0, -1, 0, ""
+        frames, start, heads, grows_at = [], 0, dict[int, str](), first_seq
         for seq, size in enumerate(sizes, first_seq):
-            if size != told or seq == changes_at:  # chunks that follow each other are often of one size
-                told, changes_at = size, 10 ** len(str(seq))
-                length = len(before) + len(str(seq)) + len(',"data":}') + (size or len("null"))
-                head = _frame_head(length).decode("latin-1") + before
+            if seq == grows_at:  # by a digit
+                heads.clear()
+                grows_at = 10 ** len(str(seq))
+                around = len(before) + len(str(seq)) + len(',"data":}')
+            head = heads.get(size)
+            if head is None:
+                frame_head = _frame_head(around + (size or len("null")))
+                head = heads[size] = frame_head.decode("latin-1") + before
             frames.append(f'{head}{seq},"data":{payloads[start : start + size] or "null"}}}')
             start += size
         return frames

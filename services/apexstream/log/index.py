@@ -8,6 +8,7 @@ belongs to the same prefix as the states.
 
 import asyncio
 import sqlite3
+from collections import OrderedDict
 from collections.abc import Callable
 
 import structlog
@@ -21,6 +22,7 @@ from apexstream.log.fetcher import LogReader, Partition, Record
 from apexstream.log.view import View
 
 _CACHE_KIB = 4096
+_DECODED_MAX = 256  # states kept as objects: who subscribes to a stream has its state looked up three times
 _CLOSED_BY = {
     StreamStatus.COMPLETE: Kind.COMPLETE,
     StreamStatus.ERROR: Kind.ERROR,
@@ -107,6 +109,7 @@ class StreamIndex:
         self._outranked: dict[int, set[str]] = {}
         self._positions: dict[int, int] = {}
         self._waiting: dict[int, list[tuple[int, asyncio.Future[None]]]] = {}
+        self._decoded: OrderedDict[str, StreamState] = OrderedDict()
         # A private file in the system's folder for temporary files, gone with this process however it ends.
         self._db = sqlite3.connect("", isolation_level=None)
         self._db.executescript(f"PRAGMA journal_mode=OFF; PRAGMA synchronous=OFF; PRAGMA cache_size=-{_CACHE_KIB};")
@@ -137,8 +140,15 @@ class StreamIndex:
 
     def get(self, stream_id: str) -> StreamState | None:
         """The newest state of a stream; None if nothing of it was ever sealed."""
-        row = self._db.execute("SELECT value FROM streams WHERE stream_id = ?", (stream_id,)).fetchone()
-        return None if row is None else self._codec.decode(row[0], StreamState)
+        state = self._decoded.get(stream_id)
+        if state is None:
+            row = self._db.execute("SELECT value FROM streams WHERE stream_id = ?", (stream_id,)).fetchone()
+            if row is None:
+                return None
+            state = self._decoded[stream_id] = self._codec.decode(row[0], StreamState)
+            if len(self._decoded) > _DECODED_MAX:
+                self._decoded.popitem(last=False)
+        return state
 
     def progress(self, partition: int) -> ArchiveProgress | None:
         """How far the archiver of a partition is, and who that is; None if there never was one."""
@@ -225,6 +235,8 @@ class StreamIndex:
         self._db.execute("BEGIN")
         self._db.executemany("INSERT OR REPLACE INTO streams VALUES (?, ?, ?, ?)", rows)
         self._db.execute("COMMIT")
+        for key in newest:
+            self._decoded.pop(key, None)
 
     def _wake(self, partition: int) -> None:
         waiting = self._waiting.pop(partition, None)
