@@ -63,6 +63,8 @@ class Crowd:
     latencies_ns: list[int] = field(default_factory=list)
     counted: int = 0
     closed: int = 0
+    first_at: float = 0.0  # of what is counted
+    last_at: float = 0.0
 
     def connect(self, says: list[list[str]]) -> None:
         for say in says:
@@ -125,6 +127,9 @@ class Crowd:
         found = joined.count(self.mark)
         client.tail = joined[-keep:]
         client.count += found
+        if found:
+            self.last_at = time.perf_counter()
+            self.first_at = self.first_at or self.last_at
         self.counted += found
         if self.wanted and client.count >= self.wanted and not client.done_at:
             client.done_at = time.perf_counter()
@@ -170,7 +175,6 @@ def main() -> None:
         crowd.turn(0.1)
     say({"ready": time.perf_counter() - began})
     crowd.selector.register(sys.stdin, selectors.EVENT_READ, None)
-    counting_since = time.perf_counter()
     while True:
         for key, _ in crowd.selector.select(0.05):
             if key.data is not None:
@@ -181,11 +185,11 @@ def main() -> None:
                 return
             if line[0] == "count":
                 crowd.latencies_ns.clear()
-                crowd.counted, counting_since = 0, time.perf_counter()
+                crowd.counted, crowd.first_at = 0, 0.0
             elif line[0] == "stop":
                 crowd.stop_reading(int(line[1]))
             else:
-                took = time.perf_counter() - counting_since
+                took = crowd.last_at - crowd.first_at
                 say({"counted": crowd.counted, "took": took, "closed": crowd.closed, **quantiles(crowd.latencies_ns)})
         if crowd.wanted and all(client.done_at or client.closed for client in crowd.clients):
             say({"done": max(client.done_at for client in crowd.clients) - began, "closed": crowd.closed})

@@ -135,7 +135,7 @@ async def relay(
         server.name,
         rate / asked,
         heard["counted"] / offered,
-        heard["counted"] / (heard["took"] - 0.5),
+        heard["counted"] / max(heard["took"], 0.001),
         (after.cpu_s - connected.cpu_s) * 1e6 / max(1, heard["counted"]),
         heard["p50"],
         heard["p99"],
@@ -307,7 +307,7 @@ async def centrifugo(binary: str, bootstrap: str, home: Path) -> AsyncIterator[S
                 break
         await asyncio.sleep(5)  # its consumer group
         yield Server(
-            "Centrifugo", running.pid, port, "/connection/websocket", CENTRIFUGO_MARK, '"subscribe":{', "\x81\x02{}",
+            "Centrifugo", running.pid, port, "/connection/websocket", CENTRIFUGO_MARK, '"subscribe":{', "\x02",
             lambda stream: ['{"id":1,"connect":{}}\n' + json.dumps({"id": 2, "subscribe": {"channel": stream}})],
         )  # fmt: skip
     finally:
