@@ -165,14 +165,31 @@ def test_runners_scale_on_the_group_and_topic_that_they_read():
     assert int(trigger["lagThreshold"]) == Settings.model_fields["runner_capacity"].default
 
 
-def test_generated_files_are_those_that_the_code_gives():
+def generated() -> dict[str, tuple[Path, str]]:
     spec = importlib.util.spec_from_file_location("generate", KUBERNETES / "generate.py")
     assert spec is not None
     assert spec.loader is not None
     generate = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(generate)
-    for path, content in generate.files().items():
-        assert path.read_text("utf-8") == content, f"run `python deploy/kubernetes/generate.py`: {path.name} is old"
+    return {path.name: (path, content) for path, content in generate.files().items()}
+
+
+def test_generated_files_are_those_that_the_code_gives():
+    for name, (path, content) in generated().items():
+        assert path.read_text("utf-8") == content, f"run `python deploy/kubernetes/generate.py`: {name} is old"
+
+
+def test_other_tiers_get_their_topics_and_rights(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("APEX_TIERS", "urgent,normal")
+    files = generated()
+
+    topics = {topic["metadata"]["name"] for topic in yaml.safe_load_all(files["kafka-topics.yaml"][1])}
+    assert {name for name in topics if name.startswith("apex.tasks")} == {"apex.tasks.urgent", "apex.tasks.normal"}
+    for user in yaml.safe_load_all(files["kafka-users.yaml"][1]):
+        rules = user["spec"]["authorization"]["acls"]
+        rights = {rule["resource"]["name"]: rule["operations"] for rule in rules}
+        expected = {"gateway": ["Read", "Write", "Describe"], "dispatcher": ["Read", "Describe"]}
+        assert rights.get("apex.tasks.urgent") == expected.get(user["metadata"]["name"])
 
 
 @pytest.mark.parametrize("where", KNOWN_TO_VALIDATOR)
