@@ -2,6 +2,7 @@
 
 import asyncio
 from collections import defaultdict
+from threading import Thread
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,6 +14,7 @@ from faust.tables.recovery import Recovery
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
 from intervaltree import IntervalTree
+from mode.threads import WorkerThread
 
 from apexstream.processors import faust_mends
 from apexstream.processors.faust_mends import (
@@ -22,6 +24,7 @@ from apexstream.processors.faust_mends import (
     MendedRecovery,
     MendedSchema,
     MendedStore,
+    MendedThread,
 )
 
 AT = TP("work", 0)
@@ -249,6 +252,22 @@ async def test_a_value_that_cannot_be_read_does_not_reach_the_fetcher_as_anythin
 
     with pytest.raises(ValueDecodeError):
         schema.loads_value(None, message)
+
+
+@stock_and(WorkerThread, MendedThread)
+def test_a_thread_that_does_not_end_holds_up_neither_the_loop_nor_the_end_of_the_process(
+    kind: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(faust_mends, "DRAIN_TIMEOUT_S", 0.05)
+    worker = kind(None)
+    stopping = Thread(target=worker.stop, daemon=True)
+    stopping.start()
+    stopping.join(1)
+    held_up = stopping.is_alive()
+    worker.is_stopped.set()
+
+    assert not held_up
+    assert worker.daemon
 
 
 class _Thread:

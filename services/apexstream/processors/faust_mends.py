@@ -20,10 +20,23 @@ from faust.tables.manager import TableManager
 from faust.tables.recovery import Recovery
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
+from mode.threads import WorkerThread
 
 DRAIN_TIMEOUT_S = 10.0
 
 _log = structlog.get_logger(__name__)
+
+
+class MendedThread(WorkerThread):
+    """The consumer's thread. Stock lets the event loop stand still until it has ended, and the process cannot end before it;
+    one that waits for an answer of that loop never does. Here the loop waits ``DRAIN_TIMEOUT_S``, and the process not at all."""
+
+    def __init__(self, service: Any, **more: Any) -> None:
+        super().__init__(service, **more)
+        self.daemon = True
+
+    def stop(self) -> None:
+        self.is_stopped.wait(DRAIN_TIMEOUT_S)
 
 
 class MendedConsumer(driver.Consumer):
@@ -59,6 +72,9 @@ class MendedConsumer(driver.Consumer):
                 self._in_flight[tp].pop(offset, None)  # no agent wanted it
 
         self.callback = tracked
+
+    def _new_consumer_thread(self) -> driver.AIOKafkaConsumerThread:
+        return driver.AIOKafkaConsumerThread(self, loop=self.loop, beacon=self.beacon, Worker=MendedThread)
 
     def _forget(self, tps: Iterable[TP] | None = None) -> None:
         for book in (self._in_flight, self._highest, self._acked, self._acked_index):
