@@ -55,6 +55,7 @@ async def test_what_a_client_does_not_take_is_held_counted_and_sent_once_it_does
     socket.pause_writing()
     transport.waiting_bytes = 100
     assert [socket.write(b"x" * 10) for _ in range(3)] == [110, 120, 130]
+    assert socket.untaken_bytes == 130
     await asyncio.sleep(0)
     assert transport.writes == []
     assert not socket.writable.is_set()

@@ -129,12 +129,12 @@ class FrameSocket(WebSocketsSansIOProtocol):
             self._outbox.add(self)
         self._held.append(frames)
         self._held_bytes += len(frames)
-        return self.transport.get_write_buffer_size() + self._held_bytes
+        return self.untaken_bytes
 
     @property
     def untaken_bytes(self) -> int:
         """What the client has yet to take."""
-        return self.transport.get_write_buffer_size()
+        return self.transport.get_write_buffer_size() + self._held_bytes
 
     def finish(self, code: int, reason: str, grace_s: float) -> None:
         """Close with ``code``, after what was written; the client has ``grace_s`` to take it."""
