@@ -7,7 +7,7 @@ gives a latency, by the time (``"t":`` nanoseconds) in it.
 
 import json
 import re
-import selectors
+import select
 import socket
 import sys
 import time
@@ -59,7 +59,9 @@ class Crowd:
     wanted: int = 0
     receive_bytes: int = 0
     clients: list[Client] = field(default_factory=list)
-    selector: selectors.BaseSelector = field(default_factory=selectors.EpollSelector)
+    poll: select.epoll = field(default_factory=select.epoll)
+    by_fd: dict[int, Client] = field(default_factory=dict)
+    buffer: memoryview = field(default_factory=lambda: memoryview(bytearray(READ_BYTES)))
     latencies_ns: list[int] = field(default_factory=list)
     counted: int = 0
     closed: int = 0
@@ -79,18 +81,24 @@ class Crowd:
                 "sec-websocket-version: 13\r\nsec-websocket-key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n".encode()
             )
             self.clients.append(client)
-            self.selector.register(made, selectors.EVENT_READ, client)
+            self.by_fd[made.fileno()] = client
+            self.poll.register(made, select.EPOLLIN)
             self.turn(0)
 
-    def turn(self, timeout_s: float) -> None:
-        for key, _ in self.selector.select(timeout_s):
-            if key.data is None:
-                continue
-            self._read(key.data)
+    def turn(self, timeout_s: float) -> bool:
+        """Read what there is, or wait for it; True if the input has something to say."""
+        told = False
+        for fd, _ in self.poll.poll(timeout_s):
+            client = self.by_fd.get(fd)
+            if client is None:
+                told = True
+            else:
+                self._read(client)
+        return told
 
     def _read(self, client: Client) -> None:
         try:
-            data = client.socket.recv(READ_BYTES)
+            data = bytes(self.buffer[: client.socket.recv_into(self.buffer)])
         except BlockingIOError:
             return
         except OSError:
@@ -147,13 +155,17 @@ class Crowd:
     def _close(self, client: Client) -> None:
         client.closed = True
         self.closed += 1
-        self.selector.unregister(client.socket)
+        self._ignore(client)
         client.socket.close()
+
+    def _ignore(self, client: Client) -> None:
+        self.poll.unregister(client.socket)
+        del self.by_fd[client.socket.fileno()]
 
     def stop_reading(self, count: int) -> None:
         for client in self.clients[:count]:
             client.reads = False
-            self.selector.unregister(client.socket)
+            self._ignore(client)
 
 
 def quantiles(values: list[int]) -> dict[str, float]:
@@ -174,12 +186,9 @@ def main() -> None:
     while not all(client.subscribed or client.closed for client in crowd.clients):
         crowd.turn(0.1)
     say({"ready": time.perf_counter() - began})
-    crowd.selector.register(sys.stdin, selectors.EVENT_READ, None)
+    crowd.poll.register(sys.stdin, select.EPOLLIN)
     while True:
-        for key, _ in crowd.selector.select(0.05):
-            if key.data is not None:
-                crowd._read(key.data)
-                continue
+        if crowd.turn(0.05):
             line = sys.stdin.readline().split()
             if not line:
                 return
