@@ -56,6 +56,17 @@ def test_every_tier_has_a_topic_of_its_own_and_nothing_else_depends_on_them() ->
     } == {(12, "task-submitted", 30 * 86_400_000)}
 
 
+def test_an_installation_says_once_into_how_many_partitions_work_is_spread() -> None:
+    usual, few = ({t.name: t.partitions for t in load_catalogue(partitions=count)} for count in (12, 3))
+
+    assert usual == {topic.name: topic.partitions for topic in load_catalogue()}
+    assert {name for name in usual if usual[name] == 24} == {"apex.assignments"}
+    spread = {name: count for name, count in few.items() if usual[name] >= 12}
+    assert spread.pop("apex.assignments") == 6
+    assert set(spread.values()) == {3}
+    assert {few[name] for name in usual.keys() - spread.keys() - {"apex.assignments"}} == {1, 4}
+
+
 def test_the_largest_chunk_and_checkpoint_fit_one_record_of_the_chunks_topic() -> None:
     (chunks,) = (topic for topic in load_catalogue() if topic.name == "apex.chunks")
 
@@ -129,6 +140,8 @@ LEAVE_OUT = object()
         ({"writers": "runner"}, "writers", "must be a list of services"),
         ({"readers": ["runer"]}, "readers", "no service is called 'runer'"),
         ({"partitions": 0}, "partitions", "must be 1 to 1000"),
+        ({"partitions": "0 x shared"}, "partitions", "must be 1 to 1000"),
+        ({"partitions": "all"}, "partitions", "must be 1 to 1000"),
         ({"partitions": 1001}, "partitions", "must be 1 to 1000"),
         ({"partitions": True}, "partitions", "must be 1 to 1000"),
         ({"partitions": "12"}, "partitions", "must be 1 to 1000"),

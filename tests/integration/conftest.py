@@ -85,7 +85,10 @@ class running:  # noqa: N801 - reads as a verb: async with running(settings)
 
     async def __aenter__(self) -> Apex:
         settings = self._settings
-        topics = [topic.renamed(settings.topic_prefix) for topic in load_catalogue(tiers=settings.tier_order)]
+        topics = [
+            topic.renamed(settings.topic_prefix)
+            for topic in load_catalogue(tiers=settings.tier_order, partitions=settings.partitions)
+        ]
         await admin.apply(topics, settings.bootstrap_servers)
         details = await asyncio.gather(*(self._start(service) for service in SERVICES))
         http = httpx.AsyncClient(base_url=details[0], timeout=DEADLINE_S, headers=self._headers)

@@ -40,7 +40,7 @@ async def submitted(apex: Apex, tier: str, **more: Any) -> str:
 
 async def test_five_tiers_run_and_outlive_their_configuration(kafka: str, topic_prefix: str) -> None:
     """One history, since it takes two installations: five tiers, then two of them."""
-    settings = Settings(bootstrap_servers=kafka, topic_prefix=topic_prefix, port=0, tiers=",".join(FIVE))
+    settings = Settings(bootstrap_servers=kafka, topic_prefix=topic_prefix, port=0, tiers=",".join(FIVE), partitions=3)
     async with running(settings) as apex:
         await all_five_run(apex)
         await a_tier_that_is_not_configured_is_refused(apex)

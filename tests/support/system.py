@@ -16,7 +16,7 @@ import httpx
 from apexstream.contracts.catalogue import load_catalogue
 from apexstream.log import admin
 from apexstream.log.broker import EmbeddedBroker
-from apexstream.runtime.settings import Settings
+from apexstream.runtime.settings import SHARED_PARTITIONS, Settings
 
 PLUGINS = Path(__file__).with_name("plugins")
 START_TIMEOUT_S = 60
@@ -42,7 +42,8 @@ async def processes(
 ) -> AsyncIterator[str]:
     """Run ``services`` on a broker with topics of their own; give the gateway's URL. ``more`` is environment, ``entry`` the
     module that is run."""
-    await admin.apply([topic.renamed(prefix) for topic in load_catalogue()], bootstrap)
+    partitions = int((os.environ | more).get("APEX_PARTITIONS", SHARED_PARTITIONS))
+    await admin.apply([topic.renamed(prefix) for topic in load_catalogue(partitions=partitions)], bootstrap)
     (port,) = free_ports(1)
     environ = {
         **os.environ,

@@ -20,7 +20,8 @@ from apexstream.runtime.settings import Settings, load_settings
 
 def declared_topics(settings: Settings) -> list[Topic]:
     """The catalogue under the names of this installation."""
-    return [topic.renamed(settings.topic_prefix) for topic in load_catalogue(tiers=settings.tier_order)]
+    catalogue = load_catalogue(tiers=settings.tier_order, partitions=settings.partitions)
+    return [topic.renamed(settings.topic_prefix) for topic in catalogue]
 
 
 def list_topics(output: str) -> ExitCode:

@@ -13,6 +13,7 @@ import yaml
 from apexstream.contracts.schemas import Schemas, load_schemas, schemas_folder
 from apexstream.core.errors import InvalidConfiguration
 from apexstream.core.tiers import DEFAULT_TIERS, Tiers
+from apexstream.runtime.settings import SHARED_PARTITIONS
 
 PREFIX: Final = "apex."  # what every name in the files starts with
 PARTITIONS_MAX: Final = 1000
@@ -20,6 +21,7 @@ SERVICES: Final = frozenset({"gateway", "dispatcher", "runner", "archiver", "pro
 
 _NAME = re.compile(r"apex(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)+")
 _RETENTION = re.compile(r"(?P<count>[1-9][0-9]{0,5}) (?P<unit>min|h|d)")
+_SHARED = re.compile(r"((?P<times>[1-9]) x )?shared")
 _UNIT_MS = {"min": 60_000, "h": 3_600_000, "d": 86_400_000}
 _CONFIG_NAME = re.compile(r"[a-z]+(\.[a-z]+)+")
 _SAID_ELSEWHERE = {
@@ -77,23 +79,28 @@ class Topic:
 
 
 def load_catalogue(
-    folder: Path | None = None, schemas: Schemas | None = None, *, tiers: Tiers = DEFAULT_TIERS
+    folder: Path | None = None,
+    schemas: Schemas | None = None,
+    *,
+    tiers: Tiers = DEFAULT_TIERS,
+    partitions: int = SHARED_PARTITIONS,
 ) -> tuple[Topic, ...]:
     """Read ``topics/*.yaml`` under ``folder``, by name; raise :class:`InvalidConfiguration` naming file and key. What a file
-    declares for each tier is a topic for each of ``tiers``, in their order."""
+    declares for each tier is a topic for each of ``tiers``, in their order; ``partitions`` is what files call ``shared``."""
     root = schemas_folder() if folder is None else folder
     known = load_schemas(root) if schemas is None else schemas
     subjects = frozenset(schema.subject for schema in known.all)
-    files = (_File(path, subjects) for path in sorted((root / "topics").glob("*.yaml")))
+    files = (_File(path, subjects, partitions) for path in sorted((root / "topics").glob("*.yaml")))
     return tuple(topic for file in files for topic in file.topics(tiers))
 
 
 class _File:
     """One file of the catalogue and what is wrong with it."""
 
-    def __init__(self, path: Path, subjects: frozenset[str]) -> None:
+    def __init__(self, path: Path, subjects: frozenset[str], shared: int) -> None:
         self._path = path
         self._subjects = subjects
+        self._shared = shared
         self._content = self._load()
 
     def topics(self, tiers: Tiers) -> Iterator[Topic]:
@@ -167,9 +174,11 @@ class _File:
         return tuple(names)
 
     def _partitions(self) -> int:
-        count = self._get("partitions")
+        said = self._get("partitions")
+        shared = _SHARED.fullmatch(said) if isinstance(said, str) else None
+        count = said if shared is None else self._shared * int(shared["times"] or 1)
         fine = type(count) is int and 1 <= count <= PARTITIONS_MAX
-        self._check(fine, "partitions", f"must be 1 to {PARTITIONS_MAX}, is {count!r}")
+        self._check(fine, "partitions", f"must be 1 to {PARTITIONS_MAX}, shared, or 2 x shared, is {said!r}")
         return int(count)
 
     def _cleanup(self) -> Cleanup:

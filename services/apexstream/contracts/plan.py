@@ -108,7 +108,7 @@ def _differences(topic: Topic, existing: TopicState, replication: int, *, force:
 def _partition_change(topic: Topic, existing: int, *, force: bool) -> TopicChange:
     summary = f"partitions {existing} → {topic.partitions}"
     if topic.partitions < existing:
-        warning = "Kafka cannot remove partitions; correct the catalogue, or make a new topic"
+        warning = "Kafka cannot remove partitions; correct APEX_PARTITIONS or the catalogue, or make a new topic"
         return TopicChange(topic=topic.name, action=Action.NEEDS_HUMAN, summary=summary, warning=warning)
     moves = f"every {topic.key} may move to another partition, so that its old and new records lose their order"
     if topic.key is not None and not force:

@@ -5,7 +5,7 @@ import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -13,6 +13,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from apexstream.core.errors import InvalidConfiguration
 from apexstream.core.tiers import DEFAULT_TIERS, Tiers
 
+SHARED_PARTITIONS: Final = 12
 _PREFIX = "APEX_"
 
 
@@ -87,6 +88,15 @@ class Settings(BaseSettings):
         int,
         Field(ge=-1, le=9, description="Replication factor for topics that are created; -1: the cluster's default."),
     ] = -1
+    partitions: Annotated[
+        int,
+        Field(
+            ge=1,
+            le=300,
+            description="Partitions of the topics that work is spread by, decided for life when topics are created; 12 are for a"
+            " cluster, a single machine is quicker with 3.",
+        ),
+    ] = SHARED_PARTITIONS
     home: Annotated[
         Path, Field(description="Where the embedded broker keeps its data, so that streams survive a restart.")
     ] = Path("~/.apexstream")
