@@ -27,7 +27,7 @@ def now(count: int, last: Kind = Kind.DATA) -> list[Chunk]:
 @pytest.fixture
 async def log(kafka: str) -> AsyncIterator[Log]:
     async with Log.open(kafka) as opened:
-        opened.settings = opened.settings.model_copy(update={"stats": "on"})
+        opened.settings = opened.settings.model_copy(update={"stats": "on", "session_timeout_s": 6.0})
         await opened.writer.prepare(opened.settings.topic("task-events"))
         yield opened
 

@@ -250,11 +250,11 @@ def slowly(value: Any) -> Any:
 
 
 @plugin.action
-async def until_told(gate: str) -> AsyncIterator[dict[str, int]]:
+async def until_told(gate: str, pad: int = 0) -> AsyncIterator[dict[str, Any]]:
     """Yield numbers, as fast as it may, until the file `gate` exists."""
     import pathlib
 
-    number = 0
+    number, padding = 0, "x" * pad
     while not pathlib.Path(gate).exists():
-        yield {"i": number}
+        yield {"i": number, "pad": padding}
         number += 1
