@@ -13,8 +13,9 @@ import pytest
 import pytest_asyncio
 import websockets
 from tests.monitoring.prometheus import MISSING, ROOT, Prometheus, prometheus
-from tests.support.system import ALL, free_ports, processes
+from tests.support.system import free_ports, processes
 
+from apexstream.cli.serve import SERVICES
 from apexstream.log.broker import EmbeddedBroker
 from apexstream.runtime.settings import Settings
 
@@ -30,10 +31,10 @@ DEADLINE_S = 90
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def watched() -> AsyncIterator[tuple[Prometheus, str]]:
     """(Prometheus, gateway's URL) of services that have all kinds of work, for as long as the module's tests take."""
-    ports = dict(zip(ALL, free_ports(len(ALL)), strict=True))
+    ports = dict(zip(SERVICES, free_ports(len(SERVICES)), strict=True))
     with tempfile.TemporaryDirectory() as home, EmbeddedBroker(Path(home), Settings().cache_path, port=0) as broker:
         async with (
-            processes(broker.bootstrap_servers, "apex.", metrics_ports=ports, APEX_SEAL_AFTER_S="1") as url,
+            processes(broker.bootstrap_servers, "apex.", *SERVICES, metrics_ports=ports, APEX_SEAL_AFTER_S="1") as url,
             prometheus(ports) as server,
         ):
             load = asyncio.create_task(work(url))
@@ -45,17 +46,20 @@ async def watched() -> AsyncIterator[tuple[Prometheus, str]]:
 
 
 async def work(url: str) -> None:
-    """Tasks that succeed, fail and are tried again, each watched, for ever."""
+    """Tasks that succeed, fail, are tried again and ask others, each watched, the last one by a pipeline, for ever."""
     async with httpx.AsyncClient(base_url=url, timeout=30) as http, asyncio.TaskGroup() as tasks:
         while True:
             for action, params in (
                 ("steady", {"n": 100, "interval_s": 0.02}),
                 ("flaky", {"n": 4, "fail_at": [1]}),
                 ("fail", {}),
+                ("counts", {"times": 1, "scope": "shared"}),
             ):
                 body = {"plugin": "probe", "action": action, "params": params}
                 task = (await http.post("/tasks", json=body)).json()["task_id"]
                 tasks.create_task(watch(url, task))
+            definition = {"inputs": [{"stream": task}], "operators": []}
+            assert (await http.post("/pipelines", json={"definition": definition})).status_code == 202
             await asyncio.sleep(1)
 
 

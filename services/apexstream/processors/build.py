@@ -105,7 +105,8 @@ async def serve(settings: Settings, *, ready: Callable[[str], None], stop: async
         view = await View.open(commands, {settings.topic("pipelines"): processors.on_pipelines})
 
         watchdog, counting = Watchdog(), Watchdog()
-        meters.PIPELINE_RESTARTS.of()
+        for metric in (meters.PIPELINE_RESTARTS, meters.PIPELINE_RESTORE):
+            metric.of()  # shown from the beginning, so that the first change is seen as one
 
         async def work_on() -> None:
             await view.caught_up.wait()
