@@ -115,6 +115,7 @@ class Worker:
             "APEX_SOLE_INSTANCE": "true",
             "APEX_LOG_LEVEL": "error",
             "APEX_PROCESSORS_STANDBY": "0",
+            "APEX_STATS": "off",
             "PYTHONPATH": os.pathsep.join([str(PLUGINS), *filter(None, [os.environ.get("PYTHONPATH")])]),
         }
         self._process: subprocess.Popen[bytes] | None = None
