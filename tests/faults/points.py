@@ -1,6 +1,6 @@
 """Where a service can be made to die, stop or stall: before and after each kind of record that it writes, and each commit.
 
-Works on two seams of the product, ``Writer.put`` and ``GroupReader.commit``, through which everything goes that a service
+Works on the seams of the product, ``Writer.put`` and ``commit`` of both readers, through which everything goes that a service
 leaves behind. A point is ``<when>-<what>:<count>[:<action>]``: ``after-checkpoint:3:kill`` (the default action) ends the
 process when its third checkpoint is acknowledged.
 
@@ -122,10 +122,12 @@ class _Told:
 def install(point: Point) -> None:
     """Make this process reach the point. Fails if the product no longer has the seams."""
     from apexstream.log.group import GroupReader
+    from apexstream.log.sole import SoleReader
     from apexstream.log.writer import Writer
 
     _install_writer(Writer, point)
     _install_commit(GroupReader, point)
+    _install_commit(SoleReader, point)
 
 
 def _install_writer(writer: Any, point: Point) -> None:
@@ -148,8 +150,8 @@ def _install_writer(writer: Any, point: Point) -> None:
     writer.put = put_at_point
 
 
-def _install_commit(group: Any, point: Point) -> None:
-    commit, poll, what = group.commit, group.poll, frozenset({"commit"})
+def _install_commit(reader: Any, point: Point) -> None:
+    commit, poll, what = reader.commit, reader.poll, frozenset({"commit"})
 
     async def commit_at_point(self: Any, *args: Any, **named: Any) -> Any:
         if point.reached("before", what):
@@ -169,4 +171,4 @@ def _install_commit(group: Any, point: Point) -> None:
             await asyncio.sleep(point.stall_s)
         return await poll(self, *args, **named)
 
-    group.commit, group.poll = commit_at_point, poll_at_point
+    reader.commit, reader.poll = commit_at_point, poll_at_point

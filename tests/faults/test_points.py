@@ -39,7 +39,11 @@ TAKING_OVER = [
 ]
 DISPATCHER = ["before-assignment:3", "during-assignment:3", "after-assignment:3", "before-commit:1", "after-commit:1"]
 GATEWAY = ["before-task:3", "during-task:3", "after-task:3"]
-ARCHIVER = [f"{when}-{what}:3" for what in ("segment", "state", "commit") for when in ("before", "during", "after")]
+ARCHIVER = [  # which commits all that was sealed in a while at once
+    f"{when}-{what}:{count}"
+    for what, count in (("segment", 3), ("state", 3), ("commit", 1))
+    for when in ("before", "during", "after")
+]
 
 
 @pytest.mark.parametrize("point", RUNNER)

@@ -64,6 +64,7 @@ class _Lane:
         "_appended",
         "_bytes",
         "_flight",
+        "_flying",
         "_listeners",
         "_open",
         "_ready",
@@ -84,6 +85,7 @@ class _Lane:
         self._listeners: list[AppendListener] = []
         self._ready: deque[tuple[Any, list[AppendListener]]] = deque()
         self._flight: asyncio.Task[None] | None = None
+        self._flying: list[AppendListener] = []  # of the batch in flight
 
     def put(
         self, producer: AIOKafkaProducer, key: bytes, value: bytes | None, listener: AppendListener, headers: Headers
@@ -101,22 +103,20 @@ class _Lane:
             self._flight = asyncio.create_task(self._fly(producer), name=f"append {self.topic}/{self.partition}")
 
     async def _fly(self, producer: AIOKafkaProducer) -> None:
-        listeners: list[AppendListener] = []
         try:
             while self._ready or self._open is not None:
-                batch, listeners = self._take()
+                batch, self._flying = self._take()
                 sent_at = time.monotonic()
                 async with asyncio.timeout(self._writer.timeout_s):
                     sent = await producer.send_batch(batch, self.topic, partition=self.partition)
                     first = (await sent).offset
                 self._took.observe(time.monotonic() - sent_at)
-                self._appended.value += len(listeners)
-                for index, listener in enumerate(listeners):
+                landed, self._flying = self._flying, []
+                self._appended.value += len(landed)
+                for index, listener in enumerate(landed):
                     listener.appended(first + index)
-                listeners = []
             self._flight = None
         except (KafkaError, TimeoutError, OSError) as problem:
-            self._ready.appendleft((None, listeners))
             self._writer.broke(producer, problem, f"{self.topic}/{self.partition}")
 
     def _take(self) -> tuple[Any, list[AppendListener]]:
@@ -130,9 +130,10 @@ class _Lane:
         """Fail everything that is not acknowledged."""
         if self._flight is not None and self._flight is not asyncio.current_task():
             self._flight.cancel()
-        waiting = [listener for _, listeners in self._ready for listener in listeners] + self._listeners
+        ready = [listener for _, listeners in self._ready for listener in listeners]
+        waiting = [*self._flying, *ready, *self._listeners]
         self._ready.clear()
-        self._open, self._listeners, self._flight = None, [], None
+        self._open, self._listeners, self._flight, self._flying = None, [], None, []
         for listener in waiting:
             listener.failed(error)
 
