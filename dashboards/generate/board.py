@@ -95,9 +95,9 @@ def total(metric: Gauge, *by: str, where: str = "") -> str:
     return _sum(metric.declaration.name + _braces(where), by)
 
 
-def quantile(q: float, metric: Histogram, *by: str, where: str = "") -> str:
+def quantile(q: float, metric: Histogram, *by: str, where: str = "", over: str = RATE) -> str:
     """The value below which a share ``q`` of the observations lies."""
-    buckets = _sum(f"rate({metric.declaration.name}_bucket{_braces(where)}{RATE})", ("le", *by))
+    buckets = _sum(f"rate({metric.declaration.name}_bucket{_braces(where)}{over})", ("le", *by))
     return f"histogram_quantile({q}, {buckets})"
 
 
@@ -106,12 +106,12 @@ def observations(metric: Histogram, *by: str, where: str = "") -> str:
     return _sum(f"rate({metric.declaration.name}_count{_braces(where)}{RATE})", by)
 
 
-def spread(metric: Histogram, *by: str, where: str = "") -> tuple[Query, ...]:
-    """Median and 99th percentile, with exemplars."""
+def spread(metric: Histogram, *by: str, where: str = "", over: str = RATE) -> tuple[Query, ...]:
+    """Median and 99th percentile, with exemplars; of what happens seldom ``over`` a longer time."""
     legend = " ".join(f"{{{{{label}}}}}" for label in by)
     return (
-        Query(quantile(0.5, metric, *by, where=where), f"p50 {legend}".strip()),
-        Query(quantile(0.99, metric, *by, where=where), f"p99 {legend}".strip(), exemplars=True),
+        Query(quantile(0.5, metric, *by, where=where, over=over), f"p50 {legend}".strip()),
+        Query(quantile(0.99, metric, *by, where=where, over=over), f"p99 {legend}".strip(), exemplars=True),
     )
 
 

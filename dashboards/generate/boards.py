@@ -532,9 +532,9 @@ KAFKA = Board(
                 ),
                 Panel(
                     title="Recovery",
-                    meaning="From a rebalance to the recovery of the rows.",
+                    meaning="From a rebalance to the recovery of the rows, in the last hour.",
                     unit="s",
-                    queries=spread(m.PIPELINE_RESTORE),
+                    queries=spread(m.PIPELINE_RESTORE, over="[1h]"),
                 ),
                 Panel(
                     title="Agents started again",

@@ -37,6 +37,9 @@ async def watched() -> AsyncIterator[tuple[Prometheus, str]]:
             processes(broker.bootstrap_servers, "apex.", *SERVICES, metrics_ports=ports, APEX_SEAL_AFTER_S="1") as url,
             prometheus(ports) as server,
         ):
+            async with asyncio.timeout(DEADLINE_S):  # what happens once, at the start, has to be seen to change
+                while len(await server.query("up == 1")) < len(SERVICES):
+                    await asyncio.sleep(0.2)
             load = asyncio.create_task(work(url))
             try:
                 yield server, url
