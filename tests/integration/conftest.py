@@ -25,6 +25,7 @@ from apexstream.runtime.settings import Settings
 
 SERVICES = (apexstream.gateway.build, apexstream.dispatcher.build, apexstream.runner.build, apexstream.archiver.build)
 DEADLINE_S = 30
+SESSION_S = 60.0
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "support" / "plugins"))  # found like installed plugins
 
@@ -78,7 +79,8 @@ class running:  # noqa: N801 - reads as a verb: async with running(settings)
     """Start the services with these settings, stop them in the end."""
 
     def __init__(self, settings: Settings, headers: dict[str, str] | None = None) -> None:
-        self._settings = settings
+        # They share a loop with the tests and a machine with other tests: what holds it up for 5 s must not end them.
+        self._settings = settings.model_copy(update={"session_timeout_s": SESSION_S})
         self._headers = headers or {}
         self._stop = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []

@@ -67,8 +67,10 @@ class Up:
         found = {}
         for pid in children_of(self.process.pid):
             words = Path(f"/proc/{pid}/cmdline").read_bytes().decode().split("\0")
-            name = words[words.index("serve") + 1] if "serve" in words else "broker"
-            found[name] = pid
+            if "serve" in words:
+                found[words[words.index("serve") + 1]] = pid
+            elif Path(words[0]).name == "java":  # and not what a library asks of the system while it is imported
+                found["broker"] = pid
         return found
 
 
